@@ -1,0 +1,49 @@
+# Set-up, demo and checks. Works in a fresh clone with python3, pip and make.
+# pip's own configuration (index, proxy, find-links) is taken from the environment.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.mora-bench-installed
+RUNS := results/runs
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-slow lint format results
+
+help:  ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## Create .venv and install the project with the tested versions
+
+# The stamp is written last: an interrupted installation is taken up again by the next call.
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; choose one: make venv PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@touch $@
+
+demo: $(STAMP)  ## Compare FFT, LoRA and MoRA on memorising UUIDs (10 minutes on 2 cores)
+	$(PY) -m bench -m experiment=table2_uuid scale=laptop
+	$(PY) -m bench.report $(RUNS)/table2_uuid
+
+test: $(STAMP)  ## Run the fast tests (under 5 minutes on 2 cores, no network)
+	$(PY) -m pytest
+
+test-slow: $(STAMP)  ## Run the long tests, with the real model and SLURM where there is one
+	$(PY) -m pytest -m 'slow or model or slurm' --timeout 3600
+
+lint: $(STAMP)  ## Check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(STAMP)  ## Format the code and apply the safe fixes
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+results: $(STAMP)  ## Make the tables and figures again from the committed records
+	@for records in results/*/records; do \
+		test -d "$$records" || continue; \
+		$(PY) -m bench.report "$$records" || exit 1; \
+	done
