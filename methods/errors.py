@@ -1,0 +1,5 @@
+"""The one exception of this package: a mistake in a method's settings, told to a person."""
+
+
+class MethodError(ValueError):
+    """What is wrong, where, and what to do about it; raised before anything is changed."""

@@ -1,0 +1,70 @@
+"""Full fine-tuning: every weight trains, in fp32 masters. The yardstick of all other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.base import LLAMA_LINEARS, Method, copy_into, refuse_leftovers, target_layers
+from methods.layer import Compute
+
+
+class FFT(Method):
+    """All parameters train.
+
+    ``target_modules`` names the layers whose delta W is reported, so that spectra compare with the
+    adapters'. The shared settings of the adapters (rank, alpha, dropout, ...) have no meaning here.
+    """
+
+    name, label = "fft", "FFT"
+    trains_base = True
+
+    def __init__(
+        self,
+        *,
+        learning_rate: float,
+        target_modules: Sequence[str] = LLAMA_LINEARS,
+        rank: int | None = None,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+        also_train: Sequence[str] = (),
+        compute: Compute = "auto",
+    ):
+        super().__init__(learning_rate=learning_rate, target_modules=target_modules)
+        self._start: dict[str, Tensor] = {}
+
+    def settings(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, "target_modules": list(self.target_modules)}
+
+    def attach(self, model: nn.Module) -> None:
+        layers = target_layers(model, self.target_modules)
+        model.requires_grad_(True)
+        self._start = {n: m.weight.detach().to("cpu", copy=True) for n, m in layers.items()}
+
+    def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        return {
+            name: module.weight.detach().to(torch.promote_types(module.weight.dtype, torch.float32))
+            - self._start[name].to(module.weight.device)
+            for name, module in target_layers(model, self.target_modules).items()
+        }
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        state = dict(state)
+        for name, parameter in model.named_parameters():
+            copy_into(parameter, state.pop(name, None), name)
+        refuse_leftovers(state)
+
+    def trainable_parameters(self, d_in: int, d_out: int) -> int:
+        return d_in * d_out
+
+    def max_rank(self, d_in: int, d_out: int) -> int:
+        return min(d_in, d_out)

@@ -1,0 +1,195 @@
+"""One adapted layer for every method: a frozen linear layer and a delta W made from parameters.
+
+Two ways to compute y = x (W + delta W)^T:
+
+- plain: the base product plus the method's own path through activations. The test oracle, the
+  way under dropout, and the cheaper one for few tokens.
+- fused: delta W is formed in the weight, then one dense product forward and one for the input
+  gradient; the parameters' gradients come from compressed activations. Nothing but x is kept for
+  backward: the formed weight is made again there.
+
+Under bf16 the fused weight W + delta W is rounded to bf16, as a merged weight would be.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Compute = Literal["auto", "fused", "plain"]
+
+
+class Delta(ABC):
+    """How parameters make delta W: all the mathematics of a method, and no state."""
+
+    @abstractmethod
+    def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
+        """Turn the base weight (d_out, d_in) into W + delta W, in place."""
+
+    @abstractmethod
+    def pullback(
+        self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Gradient of sum(dy * (x (W + delta W)^T)) for each parameter.
+
+        x (n, d_in), dy (n, d_out); one tensor for each parameter, in its shape.
+        """
+
+    @abstractmethod
+    def plain(self, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
+        """x delta W^T through activations: (..., d_in) -> (..., d_out)."""
+
+    def delta_weight(self, weight: Tensor, *parameters: Tensor) -> Tensor:
+        """delta W (d_out, d_in) in fp32 or wider, for a base weight in that precision."""
+        delta = torch.zeros_like(weight)
+        self.apply_(delta, *parameters)
+        return delta
+
+
+class AdapterLinear(nn.Module):
+    """A frozen ``nn.Linear`` with a trainable delta W, in place of the linear layer.
+
+    The parameters are held in fp32 (or wider), whatever the base weight's dtype.
+    """
+
+    def __init__(
+        self,
+        base: nn.Linear,
+        parameters: dict[str, Tensor],
+        delta: Delta,
+        *,
+        dropout: float = 0.0,
+        compute: Compute = "auto",
+    ) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.names = tuple(parameters)
+        for name, value in parameters.items():
+            trainable = not isinstance(value, nn.Parameter) or value.requires_grad
+            dtype = torch.promote_types(value.dtype, torch.float32)
+            value = value.detach().to(base.weight.device, dtype)
+            self.register_parameter(name, nn.Parameter(value, requires_grad=trainable))
+        self.delta = delta
+        self.dropout = dropout
+        self.compute = compute
+        self.original: Tensor | None = None  # the base weight before the first restart merged
+        self._cache: tuple[Any, Tensor] | None = None
+
+    @property
+    def adapter_parameters(self) -> tuple[nn.Parameter, ...]:
+        return tuple(getattr(self, name) for name in self.names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias, parameters = self.base.weight, self.base.bias, self.adapter_parameters
+        x = x.to(compute_dtype(x, weight))
+        bias = None if bias is None else bias.to(x.dtype)
+        if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
+            return F.linear(x, self._formed_weight(x.dtype), bias)
+        if self._fused(x):
+            return _FusedLinear.apply(self.delta, x, weight, bias, *parameters)  # type: ignore[no-any-return]
+        y = F.linear(x, weight.to(x.dtype), bias)
+        x = F.dropout(x, self.dropout, self.training)
+        return y + self.delta.plain(x, weight.to(x.dtype), *(p.to(x.dtype) for p in parameters))
+
+    def effective_weight(self) -> Tensor:
+        """W + delta W (d_out, d_in) in the base weight's dtype."""
+        with torch.no_grad():
+            return form(
+                self.delta, self.base.weight, self.base.weight.dtype, self.adapter_parameters
+            )
+
+    def delta_weight(self) -> Tensor:
+        """delta W (d_out, d_in) since the original base weight, restarts included, fp32 or wider."""
+        with torch.no_grad():
+            weight = self.base.weight.to(torch.promote_types(self.base.weight.dtype, torch.float32))
+            delta = self.delta.delta_weight(weight, *self.adapter_parameters)
+            if self.original is not None:
+                delta += weight - self.original.to(weight)
+            return delta
+
+    def merge_into_base(self) -> None:
+        """W <- W + delta W. The caller resets the parameters; the original is kept on the CPU."""
+        if self.original is None:
+            self.original = self.base.weight.detach().to("cpu", copy=True)
+        self.base.weight.data.copy_(self.effective_weight())
+
+    def merged(self) -> nn.Linear:
+        """The plain layer with the same output: the base layer, its weight now W + delta W."""
+        self.base.weight.data.copy_(self.effective_weight())
+        return self.base
+
+    def train(self, mode: bool = True) -> AdapterLinear:
+        if mode:
+            self._cache = None
+        return super().train(mode)
+
+    def extra_repr(self) -> str:
+        shapes = ", ".join(f"{n}{tuple(p.shape)}" for n, p in self.named_parameters(recurse=False))
+        return f"{shapes}, {type(self.delta).__name__}, compute={self.compute}"
+
+    def _fused(self, x: Tensor) -> bool:
+        if self.training and self.dropout > 0:
+            return False
+        if self.compute != "auto":
+            return self.compute == "fused"
+        return worth_forming(x.numel() // self.in_features, self.in_features, self.out_features)
+
+    def _formed_weight(self, dtype: torch.dtype) -> Tensor:
+        """W + delta W for evaluation, kept until a parameter or the base weight changes."""
+        tensors = (self.base.weight, *self.adapter_parameters)
+        key = (dtype, id(self.delta), *((t.data_ptr(), t._version) for t in tensors))
+        if self._cache is None or self._cache[0] != key:
+            self._cache = (key, form(self.delta, tensors[0], dtype, tensors[1:]))
+        return self._cache[1]
+
+
+class _FusedLinear(torch.autograd.Function):
+    """y = x (W + delta W)^T + b, keeping only x (and the parameters themselves) for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, delta: Delta, x: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor
+    ) -> Tensor:
+        ctx.delta = delta
+        ctx.save_for_backward(x, weight, *parameters)
+        return F.linear(x, form(delta, weight, x.dtype, parameters), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *parameters = ctx.saved_tensors
+        dy, delta = grads[0].to(x.dtype), ctx.delta
+        dx = dy @ form(delta, weight, x.dtype, parameters) if ctx.needs_input_grad[1] else None
+        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+        pulled = delta.pullback(x, dy, weight, *parameters)
+        pulled = tuple(
+            g if g is None else g.to(p.dtype) for g, p in zip(pulled, parameters, strict=True)
+        )
+        return (None, dx, None, None, *pulled)
+
+
+def form(delta: Delta, weight: Tensor, dtype: torch.dtype, parameters: Any) -> Tensor:
+    """W + delta W in ``dtype``, a new tensor."""
+    formed = weight.detach().clone()
+    delta.apply_(formed, *(p.detach() for p in parameters))
+    return formed.to(dtype)
+
+
+def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype a linear layer computes in here: autocast's where it is on, else the weight's."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return weight.dtype
+
+
+def worth_forming(tokens: int, d_in: int, d_out: int) -> bool:
+    """Whether forming delta W in the weight beats sending ``tokens`` rows through the plain path.
+
+    Forming touches d_in * d_out numbers twice, the plain path tokens * (d_in + d_out) several
+    times.
+    """
+    return 4 * tokens * (d_in + d_out) >= d_in * d_out

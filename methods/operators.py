@@ -1,0 +1,431 @@
+"""MoRA's compression operators (Jiang et al. 2024, arXiv 2405.12130, Eq. 4-11).
+
+MoRA trains one square matrix M of shape (side, side) for a layer W of shape (d_out, d_in):
+
+    y = W x + decompress(M compress(x)),        side = floor(sqrt((d_in + d_out) rank))
+
+An operator is a choice of ``compress`` and ``decompress``, both free of parameters. Each class
+below states them on activations and, independently, the delta W that they imply; it also pulls a
+gradient of delta W back onto M from compressed activations, without ever forming that gradient.
+
+``compat="exact"`` follows the paper where the paper is clear and uses every input and every
+output at every shape. ``compat="published"`` follows the authors' code, which differs:
+
+- ``side`` is rounded to the nearest integer, so that it may exceed LoRA's budget (exact: floored);
+- inputs that do not fill the last chunk are padded by repeating the first inputs (exact: zeros);
+- rotation pairs coordinate j with j + side/2 (exact: neighbours 2j and 2j + 1, Eq. 10-11);
+- in decoupling and rotation, chunks of the output beyond d_out are cut, so that with
+  d_in > d_out the last inputs reach no output (exact: such a chunk is added to an earlier one).
+
+Shapes: x is (..., d_in), y is (..., d_out), a compressed x is (..., chunks, side).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from methods.errors import MethodError
+
+OperatorName = Literal["truncation", "sharing", "decoupling", "rotation"]
+Layout = Literal["strided", "contiguous"]
+Compat = Literal["exact", "published"]
+
+
+def side_length(d_in: int, d_out: int, rank: int, *, even: bool, compat: Compat = "exact") -> int:
+    """Side r_hat of MoRA's square matrix, from LoRA's rank (sec. 4: r_hat^2 <= (d_in + d_out) r).
+
+    Floored, so that MoRA never trains more than LoRA does; rotation takes the even number at or
+    below it. The published code rounds to the nearest integer instead.
+
+    Raises MethodError where a layer is so small that no pair is left to rotate.
+
+    >>> side_length(4096, 4096, 8, even=True)
+    256
+    """
+    budget = (d_in + d_out) * rank
+    side = math.isqrt(budget)
+    if compat == "published":
+        side = int(math.sqrt(budget) + 0.5)
+    side -= side % 2 if even else 0
+    if side < 1:
+        raise MethodError(
+            f"a layer of {d_in} inputs and {d_out} outputs is too small for rotation at rank {rank}: "
+            f"r_hat would be 0. Use another method.operator or leave the layer out of "
+            f"method.target_modules."
+        )
+    return side
+
+
+@dataclass(frozen=True)
+class Operator(ABC):
+    """A pair (compress, decompress) for a layer (d_out, d_in) and a matrix M (side, side)."""
+
+    d_in: int
+    d_out: int
+    side: int
+    compat: Compat = "exact"
+
+    @abstractmethod
+    def compress(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., chunks, side)."""
+
+    @abstractmethod
+    def decompress(self, y: Tensor) -> Tensor:
+        """(..., chunks, side) -> (..., d_out)."""
+
+    @abstractmethod
+    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
+        """weight (d_out, d_in) += delta W of m (side, side), in place."""
+
+    @abstractmethod
+    def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
+        """Gradient of sum(dy * (x delta W^T)) with respect to M.
+
+        x (n, d_in), dy (n, d_out) -> (side, side) in fp32 or wider.
+        """
+
+    @abstractmethod
+    def max_rank(self) -> int:
+        """Highest rank that delta W can reach, over all M."""
+
+    def delta_weight(self, m: Tensor) -> Tensor:
+        """(side, side) -> (d_out, d_in)."""
+        weight = m.new_zeros(self.d_out, self.d_in)
+        self.add_delta_(weight, m)
+        return weight
+
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        """decompress(M compress(x)): the definition, on activations. (..., d_in) -> (..., d_out)."""
+        return self.decompress(self.compress(x) @ m.T)
+
+
+@dataclass(frozen=True)
+class Truncation(Operator):
+    """Eq. 4-5: keep the first ``side`` inputs; M sits in the upper left corner of delta W.
+
+    The published code has no truncation; both settings of ``compat`` mean the same here.
+    """
+
+    def compress(self, x: Tensor) -> Tensor:
+        return fit(x, self.side).unsqueeze(-2)
+
+    def decompress(self, y: Tensor) -> Tensor:
+        return fit(y.squeeze(-2), self.d_out)
+
+    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
+        weight[: self.side, : self.side] += m[: self.d_out, : self.d_in]
+
+    def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
+        corner = wide(dy[:, : self.side].T @ x[:, : self.side])
+        return pad(corner, (0, self.side - corner.shape[1], 0, self.side - corner.shape[0]))
+
+    def max_rank(self) -> int:
+        return min(self.side, self.d_in, self.d_out)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """``size`` coordinates shared out over ``side`` groups (Eq. 6, App. B).
+
+    strided:    coordinate j belongs to group j mod side (Algorithm 1, the published type 1);
+    contiguous: the first groups hold ceil(size / side) neighbours, the rest floor(size / side)
+                (Algorithm 2). The paper's sentence about "adjacent" rows names this one, its
+                algorithm for the main results the other; ``strided`` is therefore the default.
+    wrap:       the published padding: the last stride is filled up with the first coordinates,
+                which then belong to two groups.
+    """
+
+    size: int
+    side: int
+    layout: Layout
+    wrap: bool = False
+
+    @cached_property
+    def padding(self) -> int:
+        return -self.size % self.side if self.layout == "strided" else 0
+
+    @cached_property
+    def split(self) -> tuple[int, int, int]:
+        """Contiguous: how many groups are long, the length of those, the length of the others."""
+        short, long_groups = divmod(self.size, self.side)
+        return long_groups, short + 1, short
+
+    def index(self, device: torch.device) -> Tensor:
+        """(size,): the group of each coordinate."""
+        return _group_index(self.size, self.side, self.layout, device)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Sum over each group: (..., size) -> (..., side)."""
+        if self.layout == "strided":
+            if self.padding:
+                filler = (
+                    x[..., : self.padding]
+                    if self.wrap
+                    else x.new_zeros(()).expand(*x.shape[:-1], self.padding)
+                )
+                x = torch.cat([x, filler], dim=-1)
+            return x.unflatten(-1, (-1, self.side)).sum(-2)
+        count, long, short = self.split
+        head, tail = x[..., : count * long], x[..., count * long :]
+        sums = [head.unflatten(-1, (count, long)).sum(-1)] if count else []
+        if short:
+            sums.append(tail.unflatten(-1, (self.side - count, short)).sum(-1))
+        return fit(torch.cat(sums, dim=-1), self.side)
+
+    def spread(self, y: Tensor) -> Tensor:
+        """Give each coordinate its group's value: (..., side) -> (..., size)."""
+        return y.index_select(-1, self.index(y.device))
+
+    def used(self) -> int:
+        return min(self.side, self.size)
+
+
+@dataclass(frozen=True)
+class Sharing(Operator):
+    """Eq. 6-7: inputs of a group are summed, outputs of a group are equal.
+
+    delta W[i, j] = M[g'(i), g(j)]. The published types 1, 2, 3, 4 are (inputs / outputs)
+    strided / strided, contiguous / contiguous, contiguous / strided, strided / contiguous.
+    """
+
+    input_groups: Layout = "strided"
+    output_groups: Layout = "strided"
+
+    @cached_property
+    def inputs(self) -> Groups:
+        return Groups(self.d_in, self.side, self.input_groups, wrap=self.compat == "published")
+
+    @cached_property
+    def outputs(self) -> Groups:
+        return Groups(self.d_out, self.side, self.output_groups)
+
+    def compress(self, x: Tensor) -> Tensor:
+        return self.inputs.gather(x).unsqueeze(-2)
+
+    def decompress(self, y: Tensor) -> Tensor:
+        return self.outputs.spread(y.squeeze(-2))
+
+    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
+        rows = self.inputs.spread(m)  # (side, d_in)
+        if self.inputs.wrap and self.inputs.padding:
+            rows[:, : self.inputs.padding] += m[:, self.side - self.inputs.padding :]
+        rows = rows.to(weight.dtype)
+        if self.output_groups == "contiguous":
+            weight += rows.index_select(0, self.outputs.index(m.device))
+            return
+        full = self.d_out - self.d_out % self.side  # whole tiles are broadcast, nothing is copied
+        weight[:full].view(-1, self.side, self.d_in).add_(rows)
+        weight[full:] += rows[: self.d_out - full]
+
+    def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
+        return wide(self.outputs.gather(dy).T @ self.inputs.gather(x))
+
+    def max_rank(self) -> int:
+        return min(self.inputs.used(), self.outputs.used())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """delta W[rows, cols] += (M R_chunk)[: rows, from_col : from_col + cols]: one tile of delta W."""
+
+    chunk: int
+    row: int
+    rows: int
+    col: int
+    cols: int
+    from_col: int = 0
+
+
+@dataclass(frozen=True)
+class Decoupling(Operator):
+    """Eq. 8: the input is cut into chunks of ``side``; the same M acts on each.
+
+    delta W is block diagonal, with M in every block. Input chunk i writes output chunk i. Where
+    there are more output chunks than input chunks, the result is repeated (as published). Where
+    there are more input chunks, chunk i is added to output chunk i mod n_out, so that no input is
+    dead; the paper states d_in = d_out only, and the published code cuts what lies beyond d_out.
+    """
+
+    rotated = False
+
+    @cached_property
+    def n_in(self) -> int:
+        return -(-self.d_in // self.side)
+
+    @cached_property
+    def n_out(self) -> int:
+        return -(-self.d_out // self.side)
+
+    @property
+    def wrap(self) -> int:
+        """Published: how many first inputs are repeated behind the last."""
+        return -self.d_in % self.side if self.compat == "published" else 0
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        count = max(self.n_in, self.n_out) if self.compat == "exact" else self.n_out
+        pieces = []
+        for block in range(count):
+            chunk, row = block % self.n_in, block % self.n_out * self.side
+            col, rows = chunk * self.side, min(self.side, self.d_out - row)
+            cols = min(self.side, self.d_in - col)
+            pieces.append(Piece(chunk, row, rows, col, cols))
+            if self.wrap and chunk == self.n_in - 1:
+                pieces.append(Piece(chunk, row, rows, 0, self.wrap, from_col=self.side - self.wrap))
+        return tuple(pieces)
+
+    def compress(self, x: Tensor) -> Tensor:
+        if self.wrap:
+            x = torch.cat([x, x[..., : self.wrap]], dim=-1)
+        chunks = fit(x, self.n_in * self.side).unflatten(-1, (self.n_in, self.side))
+        return self._rotate(chunks, inverse=False)
+
+    def decompress(self, y: Tensor) -> Tensor:
+        if self.n_in < self.n_out:
+            y = y.repeat(*[1] * (y.dim() - 2), -(-self.n_out // self.n_in), 1)[..., : self.n_out, :]
+        elif self.n_in > self.n_out and self.compat == "exact":
+            folds = -(-self.n_in // self.n_out)
+            y = pad(y, (0, 0, 0, folds * self.n_out - self.n_in))
+            y = y.unflatten(-2, (folds, self.n_out)).sum(-3)
+        return y.flatten(-2)[..., : self.d_out]
+
+    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
+        blocks = self._blocks(m)
+        for p in self.pieces:
+            tile = blocks[p.chunk][: p.rows, p.from_col : p.from_col + p.cols]
+            weight[p.row : p.row + p.rows, p.col : p.col + p.cols] += tile
+
+    def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
+        """Each tile's gradient is a small product; the rotation is undone on the sums, not on x."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        blocks = x.new_zeros(self.n_in if self.rotated else 1, self.side, self.side, dtype=dtype)
+        for p in self.pieces:
+            tile = dy[:, p.row : p.row + p.rows].T @ x[:, p.col : p.col + p.cols]
+            into = blocks[p.chunk if self.rotated else 0]
+            into[: p.rows, p.from_col : p.from_col + p.cols] += tile
+        if not self.rotated:
+            return blocks[0]
+        # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
+        return self._rotate(blocks.movedim(0, -2), inverse=False).sum(-2)
+
+    def max_rank(self) -> int:
+        return min(self.d_in, self.d_out)
+
+    def _blocks(self, m: Tensor) -> Tensor:
+        """P_i = M R_i: (side, side) -> (n_in, side, side)."""
+        return m.expand(self.n_in, -1, -1)
+
+    def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
+        """Rotate (..., n_in, side): chunk i by R_i, or back."""
+        return chunks
+
+
+@dataclass(frozen=True)
+class Rotation(Decoupling):
+    """Eq. 9: decoupling, with chunk i rotated by R_i first, so that the blocks differ: P_i = M R_i.
+
+    R_i turns each pair of coordinates by the angle i * theta_j, theta_j = 10000^(-2j / side)
+    (Eq. 10-11; i and j count from 0 here, as in the published code, so chunk 0 is not turned).
+    """
+
+    rotated = True
+
+    def _blocks(self, m: Tensor) -> Tensor:
+        # (M R_i) x = M (R_i x): the rows of M are turned back.
+        return self._rotate(m.unsqueeze(-2).expand(-1, self.n_in, -1), inverse=True).movedim(-2, 0)
+
+    def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
+        cos, sin = _angles(self.n_in, self.side, chunks.dtype, chunks.device)
+        if inverse:
+            sin = -sin
+        if self.compat == "published":
+            first, second = chunks.chunk(2, dim=-1)
+            return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        first, second = chunks[..., 0::2], chunks[..., 1::2]
+        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
+        return turned.flatten(-2)
+
+
+def build(
+    name: OperatorName,
+    d_in: int,
+    d_out: int,
+    rank: int,
+    *,
+    input_groups: Layout = "strided",
+    output_groups: Layout = "strided",
+    compat: Compat = "exact",
+) -> Operator:
+    """The operator of a layer (d_out, d_in) at LoRA's ``rank``.
+
+    Raises MethodError for an unknown name, layout or compat, and where the published code has no
+    result (its padding is too short when d_in < side / 2).
+    """
+    check_names(name, input_groups, output_groups, compat)
+    side = side_length(d_in, d_out, rank, even=name == "rotation", compat=compat)
+    wraps = compat == "published" and (
+        name in ("rotation", "decoupling") or (name == "sharing" and input_groups == "strided")
+    )
+    if wraps and 2 * d_in < side:
+        raise MethodError(
+            f"the published MoRA cannot run a layer of {d_in} inputs at r_hat = {side}: it pads by "
+            f"repeating inputs and needs at least {-(-side // 2)}. Use method.compat=exact or a "
+            f"lower method.rank."
+        )
+    if name == "sharing":
+        return Sharing(d_in, d_out, side, compat, input_groups, output_groups)
+    return {"truncation": Truncation, "decoupling": Decoupling, "rotation": Rotation}[name](
+        d_in, d_out, side, compat
+    )
+
+
+def check_names(name: str, input_groups: str, output_groups: str, compat: str) -> None:
+    """Raises MethodError for an unknown operator, layout or compat, naming the allowed ones."""
+    for value, allowed, what in (
+        (name, get_args(OperatorName), "operator"),
+        (input_groups, get_args(Layout), "input_groups"),
+        (output_groups, get_args(Layout), "output_groups"),
+        (compat, get_args(Compat), "compat"),
+    ):
+        if value not in allowed:
+            raise MethodError(f"method.{what}={value!r} is unknown; choose {' | '.join(allowed)}.")
+
+
+def fit(x: Tensor, size: int) -> Tensor:
+    """Cut the last dimension to ``size``, or fill it up with zeros."""
+    return x[..., :size] if x.shape[-1] >= size else pad(x, (0, size - x.shape[-1]))
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@lru_cache(maxsize=256)
+def _group_index(size: int, side: int, layout: Layout, device: torch.device) -> Tensor:
+    j = torch.arange(size, device=device)
+    if layout == "strided":
+        return j % side
+    short, long_groups = divmod(size, side)
+    boundary = long_groups * (short + 1)
+    return torch.where(
+        j < boundary, j // (short + 1), long_groups + (j - boundary) // max(short, 1)
+    )
+
+
+@lru_cache(maxsize=256)
+def _angles(
+    chunks: int, side: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """cos and sin of i * theta_j: two tensors of shape (chunks, side / 2)."""
+    j = torch.arange(side // 2, dtype=torch.float64)
+    angle = torch.outer(torch.arange(chunks, dtype=torch.float64), 10000.0 ** (-2 * j / side))
+    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
