@@ -44,7 +44,8 @@ class _Mismatch(ValueError):
 def _is(kind: type | tuple[type, ...], words: str) -> Check:
     def check(value: Any, name: str) -> None:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise _Mismatch(f"field {name} is {_short(value)}; expected {words}")
+            field = f"field {name}" if name else "the record"
+            raise _Mismatch(f"{field} is {_short(value)}; expected {words}")
 
     return check
 
@@ -296,10 +297,9 @@ def cell_id(what: Mapping[str, Any]) -> str:
     The order of keys does not matter, nor whether a number is written 1 or 1.0.
     Raises UserError for values JSON has no form for, NaN and infinities among them.
     """
-    try:
-        text = json.dumps(_canonical(what), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError):
-        raise UserError(f"configuration: {_unwritable(what)}") from None
+    if wrong := _unwritable(what):
+        raise UserError(f"configuration: {wrong}")
+    text = json.dumps(_canonical(what), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -410,13 +410,12 @@ def _sync_folder(folder: Path) -> None:
 
 def _encode(record: Record, path: Path) -> bytes:
     """JSON, one line a field of the record: small, yet a diff shows what changed."""
-    try:
-        lines = [
-            f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, ensure_ascii=False)}"
-            for key, value in record.items()
-        ]
-    except (TypeError, ValueError):
-        raise UserError(f"{path.name}: {_unwritable(record)}") from None
+    if wrong := _unwritable(record):
+        raise UserError(f"{path.name}: {wrong}")
+    lines = [
+        f"{json.dumps(key)}: {json.dumps(value, allow_nan=False, ensure_ascii=False)}"
+        for key, value in record.items()
+    ]
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
 
 

@@ -126,7 +126,7 @@ def test_a_missing_field_is_named(tmp_path: Path) -> None:
         (b'{"cell": "0123', "not a complete JSON file"),
         (b"\xff\xfe\x00", "not a complete JSON file"),
         (b"[" * 100_000, "not a complete JSON file"),
-        (b"[]", r"field  is \[\]; expected an object"),
+        (b"[]", r"the record is \[\]; expected an object"),
         (b'{"hello": 1}', "field schema_version is missing"),
         (b'{"loss": NaN}', "holds NaN"),
     ],
@@ -184,7 +184,7 @@ def test_cell_id_depends_on_values_alone() -> None:
     assert len(a) == 16
     others = [{"a": True}, {"a": 1}, {"a": "1"}, {"a": [1]}, {"a": None}, {"b": 1}, {}]
     assert len({records.cell_id(other) for other in others}) == len(others)
-    with pytest.raises(UserError, match="field a.b is nan"):
+    with pytest.raises(UserError, match=r"field a\.b is nan"):
         records.cell_id({"a": {"b": float("nan")}})
 
 
