@@ -443,11 +443,12 @@ def read(path: str | Path, *, head_only: bool = False) -> Record:
 
 
 def complete(path: str | Path) -> bool:
-    """Whether the cell need not run (again): its record is there and its status is ok.
+    """Whether the cell need not run (again): its record is there, and says ok or diverged.
 
+    A diverged cell diverges again; a failed or skipped one may do better.
     Raises UserError where a file is there that is no record.
     """
-    return Path(path).exists() and read(path)["status"] == "ok"
+    return Path(path).exists() and read(path)["status"] in ("ok", "diverged")
 
 
 def find(path: str | Path) -> list[Path]:

@@ -172,10 +172,14 @@ def test_find_takes_records_alone(tmp_path: Path) -> None:
         records.find(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("status", ["failed", "diverged", "skipped"])
-def test_only_ok_is_complete(tmp_path: Path, status: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "complete"),
+    [("ok", True), ("diverged", True), ("failed", False), ("skipped", False)],
+)
+def test_complete_is_what_need_not_run_again(tmp_path: Path, status: str, complete: bool) -> None:
     assert not records.complete(tmp_path / f"{CELL}.json")
-    assert not records.complete(records.write(make(status=status, reason="why"), tmp_path))
+    path = records.write(make(status=status, reason="why"), tmp_path)
+    assert records.complete(path) == complete
 
 
 def test_cell_id_depends_on_values_alone() -> None:
