@@ -3,5 +3,6 @@
 from methods.base import AdapterMethod, Method
 from methods.errors import MethodError
 from methods.layer import AdapterLinear, Delta
+from methods.loading import load_adapter
 
-__all__ = ["AdapterLinear", "AdapterMethod", "Delta", "Method", "MethodError"]
+__all__ = ["AdapterLinear", "AdapterMethod", "Delta", "Method", "MethodError", "load_adapter"]

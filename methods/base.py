@@ -23,15 +23,20 @@ from methods.errors import MethodError
 from methods.layer import AdapterLinear, Compute
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-ADAPTER_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+# The second file holds the method's class and settings; see load_adapter. Where peft can read the
+# weights, its own adapter_config.json lies beside them (methods/peft_format.py).
+ADAPTER_FILE, METHOD_FILE = "adapter_model.safetensors", "method.json"
 
 
 class Method(ABC):
     """A way of fine-tuning. Holds settings only; everything trained lives in the model."""
 
     name: ClassVar[str]
-    label: ClassVar[str]
-    trains_base: ClassVar[bool] = False  # then the base weights themselves need fp32 masters
+    label: str
+    trains_base: ClassVar[bool] = False  # the base weights are what trains
+    # The base weights change in training (also by restarts, which add delta W to them), so that
+    # they must be held in fp32: in bf16 small changes would be rounded away.
+    fp32_base: ClassVar[bool] = False
 
     def __init__(self, *, learning_rate: float, target_modules: Sequence[str] = LLAMA_LINEARS):
         if not learning_rate > 0:
@@ -59,8 +64,13 @@ class Method(ABC):
         """Optimiser groups: every trainable parameter exactly once, with its learning rate."""
         return [{"params": trainable(model), "lr": self.learning_rate}]
 
-    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-        """Called after optimiser step ``step`` (from 1): restarts merge and reset here."""
+    def after_step(  # noqa: B027 - a hook, empty for most methods
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, last: bool = False
+    ) -> None:
+        """Called after optimiser step ``step`` (from 1): restarts merge and reset here.
+
+        last: no step follows, so that a restart would serve nothing.
+        """
 
     @abstractmethod
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
@@ -86,18 +96,35 @@ class Method(ABC):
     def max_rank(self, d_in: int, d_out: int) -> int:
         """The highest rank that delta W of a layer (d_out, d_in) can reach."""
 
+    def side(self, d_in: int, d_out: int) -> int | None:
+        """MoRA's r_hat for a layer (d_out, d_in); None for a method that has no square matrix."""
+        return None
+
+    def check_shape(self, d_in: int, d_out: int) -> None:  # noqa: B027 - most can adapt any
+        """Raises MethodError where the method cannot adapt a layer (d_out, d_in)."""
+
     def save(self, model: nn.Module, folder: str | Path) -> Path:
-        """Write adapter_model.safetensors and adapter_config.json; return the former's path."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state(model).items()}, folder / ADAPTER_FILE)
-        config = {"method": f"{type(self).__module__}.{type(self).__qualname__}", **self.settings()}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        return folder / ADAPTER_FILE
+        """Write adapter_model.safetensors and method.json; return the former's path."""
+        self._write(self.state(model), folder)
+        return Path(folder) / ADAPTER_FILE
 
     def load(self, model: nn.Module, folder: str | Path) -> None:
         """Put saved weights back into a model that this method is attached to."""
-        self.load_state(model, load_file(Path(folder) / ADAPTER_FILE))
+        self.load_state(model, self._read(folder))
+
+    def _write(self, weights: dict[str, Tensor], folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in weights.items()}, folder / ADAPTER_FILE)
+        target = f"{type(self).__module__}.{type(self).__qualname__}"
+        content = {"method": target, "settings": self.settings()}
+        (folder / METHOD_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+    def _read(self, folder: str | Path) -> dict[str, Tensor]:
+        file = Path(folder) / ADAPTER_FILE
+        if not file.is_file():
+            raise MethodError(f"{file} does not exist: {folder} holds no saved adapter.")
+        return load_file(file)
 
 
 class AdapterMethod(Method):
@@ -158,14 +185,8 @@ class AdapterMethod(Method):
         layers = target_layers(model, self.target_modules)
         adapted = {}
         for name, linear in layers.items():
-            highest = min(linear.in_features, linear.out_features)
-            if self.rank > highest:
-                raise MethodError(
-                    f"method.rank={self.rank} is above the rank that layer {name} can have: it is "
-                    f"{linear.in_features} -> {linear.out_features}, so at most {highest}. Lower "
-                    f"method.rank or leave the layer out of method.target_modules."
-                )
             try:
+                self.check_shape(linear.in_features, linear.out_features)
                 adapted[name] = self.adapt(linear)
             except MethodError as error:
                 raise MethodError(f"layer {name}: {error}") from None
@@ -176,6 +197,15 @@ class AdapterMethod(Method):
         for parameter in beside.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             parameter.requires_grad_(True)
+
+    def check_shape(self, d_in: int, d_out: int) -> None:
+        highest = min(d_in, d_out)
+        if self.rank > highest:
+            raise MethodError(
+                f"method.rank={self.rank} is above the rank that a weight of {d_in} inputs and "
+                f"{d_out} outputs can have, {highest}. Lower method.rank or leave the layer out of "
+                f"method.target_modules."
+            )
 
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: layer.delta_weight() for name, layer in adapted_layers(model)}
@@ -203,7 +233,8 @@ class AdapterMethod(Method):
             if restarted is not None:
                 if layer.original is None:
                     layer.original = layer.base.weight.detach().to("cpu", copy=True)
-                layer.base.weight.data.copy_(restarted)
+                with torch.no_grad():
+                    layer.base.weight.copy_(restarted)
             for key in layer.names:
                 copy_into(getattr(layer, key), state.pop(f"{name}.{key}", None), f"{name}.{key}")
         for name, parameter in matching_parameters(model, self.also_train).items():
@@ -277,7 +308,8 @@ def copy_into(parameter: Tensor, value: Tensor | None, name: str) -> None:
             f"the saved {name} has shape {tuple(value.shape)}, the model's is "
             f"{tuple(parameter.shape)}: it belongs to another rank or model."
         )
-    parameter.data.copy_(value)
+    with torch.no_grad():  # not through .data: the change must show in the version that caches see
+        parameter.copy_(value)
 
 
 def refuse_leftovers(state: dict[str, Tensor]) -> None:

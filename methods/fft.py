@@ -20,7 +20,7 @@ class FFT(Method):
     """
 
     name, label = "fft", "FFT"
-    trains_base = True
+    trains_base = fp32_base = True
 
     def __init__(
         self,
@@ -42,7 +42,11 @@ class FFT(Method):
     def attach(self, model: nn.Module) -> None:
         layers = target_layers(model, self.target_modules)
         model.requires_grad_(True)
-        self._start = {n: m.weight.detach().to("cpu", copy=True) for n, m in layers.items()}
+        self._start = {  # kept off the accelerator; a model on the meta device has nothing to keep
+            n: m.weight.detach().to("cpu", copy=True)
+            for n, m in layers.items()
+            if not m.weight.is_meta
+        }
 
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
         return {

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.base import AdapterMethod
+from methods import peft_format
+from methods.base import ADAPTER_FILE, AdapterMethod
 from methods.errors import MethodError
 from methods.layer import AdapterLinear, Delta
 from methods.operators import wide
 
 
 class LoRA(AdapterMethod):
-    """alpha: None means 2 * rank (Biderman et al. 2024); A starts Kaiming-uniform, B at zero."""
+    """alpha: None means 2 * rank (Biderman et al. 2024); A starts Kaiming-uniform, B at zero.
+
+    Saves in peft's own format, so that PeftModel.from_pretrained reads it (also_train has no place
+    there: with it, the folder holds this package's format alone).
+    """
 
     name, label = "lora", "LoRA"
 
@@ -39,16 +45,43 @@ class LoRA(AdapterMethod):
         return super().settings() | {"alpha": self.alpha, "rslora": self.rslora}
 
     def adapt(self, linear: nn.Linear) -> AdapterLinear:
-        a = torch.empty(self.rank, linear.in_features)
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5))
-        b = torch.zeros(linear.out_features, self.rank)
         return AdapterLinear(
-            linear,
-            {"lora_A": a, "lora_B": b},
-            LowRank(self.scale),
-            dropout=self.dropout,
-            compute=self.compute,
+            linear, self.start(linear), self.delta(), dropout=self.dropout, compute=self.compute
         )
+
+    def start(self, linear: nn.Linear) -> dict[str, Tensor]:
+        """The parameters of a layer before the first step; delta W is zero."""
+        return {
+            "lora_A": self.new_a(linear.in_features),
+            "lora_B": torch.zeros(linear.out_features, self.rank),
+        }
+
+    def new_a(self, d_in: int, generator: torch.Generator | None = None) -> Tensor:
+        """A random A (rank, d_in)."""
+        a = torch.empty(self.rank, d_in)
+        return nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+
+    def delta(self) -> Delta:
+        return LowRank(self.scale)
+
+    def peft_fields(self) -> dict[str, Any]:
+        """The settings, as fields of peft's LoraConfig."""
+        return {
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "use_rslora": self.rslora,
+        }
+
+    def save(self, model: nn.Module, folder: str | Path) -> Path:
+        if self.also_train:
+            return super().save(model, folder)
+        self._write(peft_format.to_peft(self.state(model)), folder)
+        peft_format.write_config(model, folder, **self.peft_fields())
+        return Path(folder) / ADAPTER_FILE
+
+    def load(self, model: nn.Module, folder: str | Path) -> None:
+        self.load_state(model, peft_format.from_peft(self._read(folder)))
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         return (d_in + d_out) * self.rank
@@ -62,6 +95,7 @@ class LowRank(Delta):
     """delta W = scale B A, with A (rank, d_in) and B (d_out, rank)."""
 
     scale: float
+    train_a: bool = True
 
     def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
         a, b = (p.to(weight.dtype) for p in parameters)
@@ -71,7 +105,7 @@ class LowRank(Delta):
         self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, b = (p.to(x.dtype) for p in parameters)
-        da = wide((dy @ b).T @ x) * self.scale
+        da = wide((dy @ b).T @ x) * self.scale if self.train_a else None
         db = wide(dy.T @ (x @ a.T)) * self.scale
         return da, db
 

@@ -1,6 +1,6 @@
 """MoRA: one square matrix M per layer, trained in place of LoRA's A and B (arXiv 2405.12130).
 
-    delta W x = decompress(M compress(x)),   M (r_hat, r_hat),   r_hat = floor(sqrt((d_in + d_out) r))
+    delta W x = decompress(M compress(x)),  M (r_hat, r_hat),  r_hat = floor(sqrt((d_in + d_out) r))
 
 At LoRA's budget of (d_in + d_out) r parameters, delta W can reach a rank of r_hat (truncation,
 sharing) or the full rank (decoupling, rotation) instead of r. The operators are in
@@ -72,6 +72,9 @@ class MoRA(AdapterMethod):
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         return self.build(d_in, d_out).side ** 2
+
+    def side(self, d_in: int, d_out: int) -> int:
+        return self.build(d_in, d_out).side
 
     def max_rank(self, d_in: int, d_out: int) -> int:
         return self.build(d_in, d_out).max_rank()

@@ -1,0 +1,54 @@
+"""Bring back a saved adapter without knowing which method made it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+from torch import nn
+
+from methods.base import METHOD_FILE, Method
+from methods.errors import MethodError
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Method:
+    """Attach to ``model`` the method that saved ``folder`` and load its weights; returns it.
+
+    Raises MethodError where the folder was not saved by Method.save, names a class that is no
+    method of this package, or fits another model.
+    """
+    method = read_method(folder)
+    method.attach(model)
+    method.load(model, folder)
+    return method
+
+
+def read_method(folder: str | Path) -> Method:
+    """The method that saved ``folder``, with its settings."""
+    file = Path(folder) / METHOD_FILE
+    try:
+        content = json.loads(file.read_text())
+        target, settings = str(content["method"]), dict(content["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MethodError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): the folder was not written "
+            f"by Method.save. For weights from elsewhere, attach a method and call its load."
+        ) from None
+    try:
+        return _method_class(target)(**settings)
+    except TypeError as error:
+        raise MethodError(f"{file}: the settings do not fit {target}: {error}.") from None
+
+
+def _method_class(target: str) -> type[Method]:
+    """Only classes of this package: a file from a stranger must not choose what is imported."""
+    module, _, name = target.rpartition(".")
+    if module.startswith("methods.") and module.count(".") == 1:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+        if isinstance(found, type) and issubclass(found, Method):
+            return found
+    raise MethodError(f"{target} is no method of this package: {METHOD_FILE} is refused.")

@@ -1,0 +1,104 @@
+"""ReMoRA: MoRA (sharing) that is merged and restarted with another layout of the groups.
+
+arXiv 2405.12130, sec. 4 and App. B: at each restart delta W joins the base weight, M is zeroed,
+and the groups of inputs and outputs that share a row or a column change, so that the sum of
+merges is not confined to one set of groups. The paper goes back and forth between two layouts;
+the published code runs through four by default (its types 1, 2, 3, 4), which are the four pairings
+of the same two groupings and therefore give no more rank: 2 r_hat at best.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods import operators
+from methods.base import adapted_layers
+from methods.errors import MethodError
+from methods.layer import AdapterLinear
+from methods.mora import MoRA, Square
+from methods.operators import Compat, Groups, Layout, Sharing
+from methods.restarts import Restarting
+
+# (inputs, outputs), in the published order.
+LAYOUTS: tuple[tuple[Layout, Layout], ...] = (
+    ("strided", "strided"),
+    ("contiguous", "contiguous"),
+    ("contiguous", "strided"),
+    ("strided", "contiguous"),
+)
+
+
+class ReMoRA(Restarting, MoRA):
+    """layouts: 2 as the paper, 4 as the published code. The operator is sharing (Eq. 6)."""
+
+    name, label = "remora", "ReMoRA"
+
+    def __init__(self, *, layouts: int = 2, compat: Compat = "exact", **shared: Any):
+        super().__init__(operator="sharing", compat=compat, **shared)
+        if layouts not in (2, 4):
+            raise MethodError(f"method.layouts={layouts!r} is unknown; choose 2 | 4.")
+        self.layouts = int(layouts)
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings() | {"layouts": self.layouts}
+        for key in ("operator", "input_groups", "output_groups"):
+            del settings[key]
+        return settings
+
+    def restart(self, layer: AdapterLinear, name: str, step: int) -> None:
+        layer.get_parameter("M").zero_()
+        self._use_layout(layer, (_layout(layer) + 1) % self.layouts)
+
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        layouts = {f"{n}.layout": torch.tensor(_layout(m)) for n, m in adapted_layers(model)}
+        return super().state(model) | layouts
+
+    def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        state = dict(state)
+        for name, layer in adapted_layers(model):
+            layout = state.pop(f"{name}.layout", None)
+            if layout is None or not 0 <= int(layout) < self.layouts:
+                raise MethodError(
+                    f"the saved adapter has no usable {name}.layout: it is no ReMoRA of "
+                    f"{self.layouts} layouts."
+                )
+            self._use_layout(layer, int(layout))
+        super().load_state(model, state)
+
+    def max_rank(self, d_in: int, d_out: int) -> int:
+        """Of the sum of merges, once a restart has been: the rank of both groupings together."""
+        side, wrap = self.side(d_in, d_out), self.compat == "published"
+        return min(_joint_rank(d_in, side, wrap), _joint_rank(d_out, side, False))
+
+    def _use_layout(self, layer: AdapterLinear, index: int) -> None:
+        inputs, outputs = LAYOUTS[index]
+        operator = operators.build(
+            "sharing",
+            layer.in_features,
+            layer.out_features,
+            self.rank,
+            input_groups=inputs,
+            output_groups=outputs,
+            compat=self.compat,
+        )
+        layer.delta = Square(operator)
+
+
+def _layout(layer: AdapterLinear) -> int:
+    assert isinstance(layer.delta, Square) and isinstance(layer.delta.operator, Sharing)
+    operator = layer.delta.operator
+    return LAYOUTS.index((operator.input_groups, operator.output_groups))
+
+
+@lru_cache(maxsize=256)
+def _joint_rank(size: int, side: int, wrap: bool) -> int:
+    """Rank of the strided and the contiguous groups of ``size`` coordinates together."""
+    unit = torch.eye(size, dtype=torch.float64)
+    groups = (Groups(size, side, "strided", wrap=wrap), Groups(size, side, "contiguous"))
+    both = torch.cat([g.gather(unit) for g in groups], dim=1)  # (size, 2 side)
+    gram = both.T @ both if size > 2 * side else both @ both.T
+    return int(torch.linalg.matrix_rank(gram, hermitian=True))
