@@ -17,10 +17,13 @@ venv: $(STAMP)  ## Create .venv and install the project with the tested versions
 
 # The stamp is written last: an interrupted installation is taken up again by the next call.
 $(STAMP): pyproject.toml constraints.txt
-	@test -x $(PY) || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; choose one: make venv PYTHON=python3.12" >&2; exit 1; }
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "Python 3.11 or newer is needed; name one: make venv PYTHON=python3.12" >&2; exit 1; \
+		}; \
+		$(PYTHON) -m venv $(VENV); \
+	}
+	$(PY) -m pip install --editable '.[dev]' --constraint constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Compare FFT, LoRA and MoRA on memorising UUIDs (10 minutes on 2 cores)
