@@ -88,10 +88,30 @@ class Scorer(ABC):
 
 
 class Task(ABC):
-    """One task of the benchmark. The constructor's arguments are the keys of its YAML."""
+    """One task of the benchmark. The constructor's arguments are the keys of its YAML.
+
+    seed: of the run; draws what a task draws.
+    data_dir: folder of local data sets, or None.
+    forgetting: the parts of what may be forgotten (tasks.forgetting), or `auto`: those at hand.
+    forgetting_limit: texts or questions of each part; None: all.
+    """
 
     name: ClassVar[str]
     label: ClassVar[str]  # for tables and figures
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        data_dir: str | None = None,
+        forgetting: Sequence[str] | str = (),
+        forgetting_limit: int | None = None,
+    ) -> None:
+        from tasks.forgetting import Forgetting
+
+        self.seed = seed
+        self.data_dir = data_dir
+        self.forgetting = Forgetting(forgetting, data_dir=data_dir, limit=forgetting_limit)
 
     @abstractmethod
     def prepare(self) -> None:
@@ -113,7 +133,7 @@ class Task(ABC):
 
     def forgetting_scorers(self) -> list[Scorer]:
         """What training on the task may undo; run on the untouched and on the trained model."""
-        return []
+        return self.forgetting.scorers()
 
     @abstractmethod
     def data_card(self) -> list[dict[str, Any]]:

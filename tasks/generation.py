@@ -64,6 +64,12 @@ def device_of(model: Any) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can compute its head over the vocabulary for the last positions only."""
+    supported = getattr(model, "_supports_logits_to_keep", None)
+    return supported is not None and bool(supported())
+
+
 def _continue(
     model: Any, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]
 ) -> Tensor:
@@ -77,9 +83,7 @@ def _continue(
     ids, mask = ids.to(device), mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     stops = torch.tensor(list(stop_ids), device=device, dtype=ids.dtype)
-    # The head over the whole vocabulary is needed for the last position only.
-    supported = getattr(model, "_supports_logits_to_keep", None)
-    extra = {"logits_to_keep": 1} if supported is not None and supported() else {}
+    extra = {"logits_to_keep": 1} if keeps_logits(model) else {}
 
     new: list[Tensor] = []
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)

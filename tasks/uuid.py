@@ -109,8 +109,13 @@ class UuidTask(Task):
         loss_on: Literal["all", "value"] = "all",
         add_bos: bool | None = None,
         score_pairs: int | None = None,
-        data_dir: str | None = None,  # every task takes it; nothing is read here
+        data_dir: str | None = None,
+        forgetting: Sequence[str] | str = (),
+        forgetting_limit: int | None = None,
     ) -> None:
+        super().__init__(
+            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
+        )
         if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
             raise TaskError(f"task.pairs is {pairs!r}; it must be a whole number of at least 1")
         if loss_on not in ("all", "value"):
@@ -121,14 +126,14 @@ class UuidTask(Task):
                 "or be null for all of them"
             )
         self.count = pairs
-        self.seed = seed
         self.loss_on = loss_on
         self.add_bos = add_bos
         self.score_pairs = score_pairs
         self.pairs = make_pairs(pairs, seed)
 
     def prepare(self) -> None:
-        """Nothing to fetch: the pairs come from the seed."""
+        """The pairs come from the seed: only what is scored for forgetting may be missing."""
+        self.forgetting.prepare()
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
         """One row a pair, in the order of generation."""
@@ -160,5 +165,6 @@ class UuidTask(Task):
                 "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
                 "path": None,
                 "notes": f"version-4 UUIDs from random.Random({self.seed})",
-            }
+            },
+            *self.forgetting.data_card(),
         ]

@@ -1,0 +1,186 @@
+"""Log-likelihoods of text: per-token losses of continuations, bits per byte, choosing an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from tasks.base import Metric, Scorer
+from tasks.errors import TaskError
+from tasks.generation import device_of, evaluating, keeps_logits
+from tasks.tokens import bos, encode, split_encode
+
+# Tokens whose logits are held at once: a vocabulary of 50,000 in fp32 makes this about 400 MB.
+LOGITS_AT_ONCE = 2048
+
+
+def continuation_losses(
+    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int
+) -> list[list[float]]:
+    """Nats a token of each continuation given its context (both token ids, neither empty).
+
+    In the pairs' order; pairs of like length share a batch.
+    """
+    if batch_size < 1:
+        raise TaskError(f"the scoring batch size is {batch_size}; it must be at least 1")
+    if not all(context and continuation for context, continuation in pairs):
+        raise TaskError("a text to score has an empty context or continuation")
+    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+    results: list[list[float]] = [[] for _ in pairs]
+    with evaluating(model):
+        while order:
+            longest = sum(map(len, pairs[order[0]]))
+            size = max(1, min(batch_size, LOGITS_AT_ONCE // longest))
+            chosen, order = order[:size], order[size:]
+            losses = _batch_losses(model, [pairs[i] for i in chosen])
+            for i, row in zip(chosen, losses, strict=True):
+                results[i] = row
+    return results
+
+
+def _batch_losses(
+    model: Any, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[list[float]]:
+    """One padded pass. Padding is on the left, so all continuations end in the last column."""
+    device = device_of(model)
+    # The last token is a target only, never an input.
+    inputs = [[*context, *continuation][:-1] for context, continuation in pairs]
+    longest = max(map(len, inputs))
+    scored = max(len(continuation) for _, continuation in pairs)
+    padding = [longest - len(row) for row in inputs]
+    ids = torch.tensor([[0] * n + row for n, row in zip(padding, inputs, strict=True)])
+    mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding])
+    targets = torch.tensor([[0] * (scored - len(c)) + list(c) for _, c in pairs])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    extra = {"logits_to_keep": scored} if keeps_logits(model) else {}
+    logits = model(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        use_cache=False,
+        **extra,
+    ).logits[:, -scored:]  # (batch, scored, vocabulary)
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().transpose(1, 2), targets.to(device), reduction="none"
+    )
+    rows = losses.tolist()
+    return [row[scored - len(c) :] for row, (_, c) in zip(rows, pairs, strict=True)]
+
+
+def windows(tokens: Sequence[int], prefix: int, length: int) -> list[tuple[list[int], list[int]]]:
+    """Cuts tokens into windows whose every token is scored once, each after the one before it.
+
+    >>> windows([1, 2, 3], prefix=0, length=2)
+    [([0], [1, 2]), ([2], [3])]
+    """
+    before = [prefix, *tokens]
+    return [
+        ([before[start]], list(tokens[start : start + length]))
+        for start in range(0, len(tokens), length)
+    ]
+
+
+class TextScorer(Scorer):
+    """How well a model foretells texts it is not trained on.
+
+    unit: `bits per byte`, which does not depend on the tokenizer, or `perplexity` (per token).
+    Each text is cut into windows of `window` tokens. The examples are texts; the value is that of
+    all texts together, so long texts weigh more.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        texts: Sequence[str],
+        *,
+        unit: Literal["bits per byte", "perplexity"] = "bits per byte",
+        window: int = 512,
+        ids: Sequence[str] | None = None,
+        key: Any = None,
+    ) -> None:
+        if not texts or not all(texts):
+            raise TaskError(f"{name}: there is no text to score, or one is empty")
+        self.name = name
+        self.texts = list(texts)
+        self.unit = unit
+        self.window = window
+        self.ids = ids
+        self.key = key
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        """One metric, `<name>_bits_per_byte` or `<name>_perplexity`."""
+        # Without BOS the first token follows EOS, the end of a text before it, as in packing.
+        prefix = (bos(tokenizer) or [tokenizer.eos_token_id or 0])[0]
+        pieces = [windows(encode(tokenizer, text), prefix, self.window) for text in self.texts]
+        flat = [piece for text in pieces for piece in text]
+        losses = iter(continuation_losses(model, flat, batch_size))
+        sums, counts = [], []
+        for text in pieces:
+            rows = [next(losses) for _ in text]
+            sums.append(math.fsum(loss for row in rows for loss in row))
+            counts.append(sum(map(len, rows)))
+        if self.unit == "bits per byte":
+            counts = [len(text.encode("utf-8")) for text in self.texts]
+        examples = [self._value(*row) for row in zip(sums, counts, strict=True)]
+        return {
+            f"{self.name}_{self.unit.replace(' ', '_')}": Metric(
+                value=self._value(math.fsum(sums), sum(counts)),
+                n=len(examples),
+                higher_is_better=False,
+                unit=self.unit,
+                examples=examples,
+                example_ids=None if self.ids is None else list(self.ids),
+            )
+        }
+
+    def _value(self, nats: float, count: int) -> float:
+        if self.unit == "bits per byte":
+            return nats / math.log(2) / count
+        return math.exp(min(nats / count, 700.0))  # past 700 a double overflows
+
+    def cache_key(self) -> dict[str, Any] | None:
+        return None if self.key is None else {"texts": self.key, "window": self.window}
+
+
+class ChoiceScorer(Scorer):
+    """Picks, for each question, the choice with the smallest loss per token.
+
+    items: (prompt, choices, index of the right one). Chance: 1 / the number of choices.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        items: Sequence[tuple[str, Sequence[str], int]],
+        *,
+        ids: Sequence[str] | None = None,
+        key: Any = None,
+    ) -> None:
+        if not items:
+            raise TaskError(f"{name}: there is no question to score")
+        self.name = name
+        self.items = list(items)
+        self.ids = ids
+        self.key = key
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        """One metric, `<name>_accuracy`."""
+        start = bos(tokenizer)
+        pairs = []
+        for prompt, choices, _ in self.items:
+            for choice in choices:
+                head, tail = split_encode(tokenizer, prompt, choice)
+                pairs.append((start + head, tail))
+        losses = iter(continuation_losses(model, pairs, batch_size))
+        right = []
+        for _, choices, answer in self.items:
+            means = [sum(row) / len(row) for row in (next(losses) for _ in choices)]
+            right.append(float(means.index(min(means)) == answer))
+        chance = math.fsum(1 / len(choices) for _, choices, _ in self.items) / len(self.items)
+        return {f"{self.name}_accuracy": Metric.mean(right, chance=chance, example_ids=self.ids)}
+
+    def cache_key(self) -> dict[str, Any] | None:
+        return None if self.key is None else {"items": self.key}

@@ -1,0 +1,103 @@
+"""Packing documents into blocks of one length, no document seeing another.
+
+Every row of the result is exactly one block long. `position_ids` restart at 0 with each document;
+from them transformers (>= 5) derives the block-diagonal mask, provided that the model gets no
+attention mask and no cache (`use_cache=False`). So a collator must not add a mask to such rows.
+The first token of a document carries no label: nothing of its own document foretells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from tasks.data import text_fingerprint
+from tasks.errors import TaskError
+from tasks.tokens import bos, encode
+
+if TYPE_CHECKING:
+    import datasets
+
+IGNORED = -100
+DOCUMENTS_AT_A_TIME = 1000
+LARGE_CORPUS = 100_000  # documents
+
+
+def pack(documents: Iterable[Sequence[int]], block: int, pad: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows of input_ids, labels, position_ids (each `block` long) from token id documents.
+
+    A document that a block can't hold goes on in the next block, as if a new document. Only the
+    last block is padded; its padding is a document of its own without labels.
+
+    >>> [row["input_ids"] for row in pack([[1, 2, 3], [4, 5]], 4)]
+    [[1, 2, 3, 4], [5, 0, 0, 0]]
+    """
+    if block < 2:
+        raise TaskError(f"a block of {block} tokens holds nothing to predict; take at least 2")
+    row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
+
+    def add(ids: Sequence[int], labels: Sequence[int]) -> None:
+        row["input_ids"] += ids
+        row["labels"] += labels
+        row["position_ids"] += range(len(ids))
+
+    for document in documents:
+        ids = list(document)
+        while ids:
+            piece = ids[: block - len(row["input_ids"])]
+            ids = ids[len(piece) :]
+            add(piece, [IGNORED, *piece[1:]])
+            if len(row["input_ids"]) == block:
+                yield row
+                row = {"input_ids": [], "labels": [], "position_ids": []}
+    if row["input_ids"]:
+        rest = block - len(row["input_ids"])
+        add([pad] * rest, [IGNORED] * rest)
+        if any(label != IGNORED for label in row["labels"]):
+            yield row
+
+
+def packed_dataset(
+    texts: Sequence[str],
+    tokenizer: Any,
+    block: int,
+    *,
+    add_bos: bool | None = None,
+    max_blocks: int | None = None,
+) -> datasets.Dataset:
+    """All texts tokenised and packed, a thousand at a time. max_blocks: stop there.
+
+    A large corpus (pass the lazy column of a Dataset) is kept on disk in the datasets cache, not
+    in memory.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    start = bos(tokenizer, add_bos)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+    def documents() -> Iterator[list[int]]:
+        for first in range(0, len(texts), DOCUMENTS_AT_A_TIME):
+            batch = list(texts[first : first + DOCUMENTS_AT_A_TIME])
+            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
+                yield start + ids + end
+
+    def rows() -> Iterator[dict[str, Any]]:
+        return islice(pack(documents(), block, tokenizer.pad_token_id or 0), max_blocks)
+
+    features = Features(
+        dict.fromkeys(("input_ids", "labels", "position_ids"), List(Value("int32")))
+    )
+    if len(texts) > LARGE_CORPUS:
+        return Dataset.from_generator(
+            rows,
+            features=features,
+            fingerprint=text_fingerprint(
+                [*texts[:DOCUMENTS_AT_A_TIME], *texts[-DOCUMENTS_AT_A_TIME:], str(len(texts))]
+                + [str(v) for v in (encode(tokenizer, texts[0]), block, start, end, max_blocks)]
+            ),
+        )
+    kept = list(rows())
+    if not kept:
+        raise TaskError("there is no text to pack: the corpus is empty")
+    return Dataset.from_list(kept, features=features)

@@ -1,0 +1,122 @@
+"""Pretraining from scratch (the paper's section 5.3; Table 3): validation perplexity on C4.
+
+With `corpus: docs` the same task runs on docstrings of installed packages, for a machine without
+data. The model is one with fresh weights (conf/model); which parameters train is the method's
+business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tasks.base import Scorer, Task
+from tasks.data import Source, card, load, overlap, require, text_fingerprint
+from tasks.docs import PACKAGES, DocsTask
+from tasks.errors import TaskError
+from tasks.likelihood import TextScorer
+from tasks.packing import packed_dataset
+from tasks.sets import SETS, c4_shards
+
+if TYPE_CHECKING:
+    import datasets
+
+HELD_OUT = 10  # of a corpus without a validation split, one document in ten
+
+
+class PretrainTask(Task):
+    """corpus: `c4`, `c4_sample` or `docs`; block: tokens in a packed row (the paper: 512).
+
+    shards: files of C4 to take, of its 1,024 (36 hold the paper's 5.2 billion tokens).
+    max_blocks: stop packing there (None: the whole corpus).
+    validation_texts: how many held-out documents are scored (None: all).
+    """
+
+    name = "pretrain"
+    label = "Pretraining"
+
+    def __init__(
+        self,
+        corpus: str = "docs",
+        block: int = 512,
+        shards: int = 36,
+        max_blocks: int | None = None,
+        validation_texts: int | None = 100,
+        packages: Sequence[str] = PACKAGES,
+        seed: int = 0,
+        data_dir: str | None = None,
+        forgetting: Sequence[str] | str = (),
+        forgetting_limit: int | None = None,
+    ) -> None:
+        super().__init__(
+            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
+        )
+        if corpus not in ("c4", "c4_sample", "docs"):
+            raise TaskError(f"task.corpus is {corpus!r}; take c4, c4_sample or docs")
+        if not 1 <= shards <= 1024:
+            raise TaskError(f"task.shards is {shards}; C4 has between 1 and 1024")
+        self.corpus = corpus
+        self.block = block
+        self.max_blocks = max_blocks
+        self.validation_texts = validation_texts
+        self.docs = DocsTask(packages) if corpus == "docs" else None
+        self.source: Source = c4_shards(shards) if corpus == "c4" else SETS["c4_sample"]
+
+    def prepare(self) -> None:
+        if self.docs is not None:
+            self.docs.prepare()
+        else:
+            for split in self._splits:
+                require(self.source, split, self.data_dir)
+        self.forgetting.prepare()
+
+    @property
+    def _splits(self) -> list[str]:
+        return ["train", "validation"] if "validation" in self.source.files else ["train"]
+
+    @cached_property
+    def _data(self) -> list[datasets.Dataset]:
+        return [load(self.source, split, self.data_dir) for split in self._splits]
+
+    @cached_property
+    def _texts(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Training and held-out texts; the columns of a hub set stay on disk."""
+        if self.docs is not None:
+            return self.docs.texts(held_out=False), self.docs.texts(held_out=True)
+        if len(self._data) == 2:
+            return self._data[0]["text"], self._data[1]["text"]
+        column = list(self._data[0]["text"])
+        return (
+            [text for i, text in enumerate(column) if i % HELD_OUT],
+            [text for i, text in enumerate(column) if not i % HELD_OUT],
+        )
+
+    def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
+        """Packed blocks: input_ids, labels, position_ids."""
+        return packed_dataset(self._texts[0], tokenizer, self.block, max_blocks=self.max_blocks)
+
+    def scorers(self) -> list[Scorer]:
+        texts = [t for t in self._texts[1][: self.validation_texts] if t.strip()]
+        return [
+            TextScorer(
+                f"{self.corpus}_validation",
+                texts,
+                unit="perplexity",
+                window=self.block,
+                key=text_fingerprint(texts),
+            )
+        ]
+
+    def data_card(self) -> list[dict[str, Any]]:
+        if self.docs is not None:
+            return [*self.docs.data_card(), *self.forgetting.data_card()]
+        cards = [
+            card(self.source, split, data, self.data_dir)
+            for split, data in zip(self._splits, self._data, strict=True)
+        ]
+        scored = list(self._texts[1][: self.validation_texts])
+        if self.corpus == "c4_sample":  # C4's own split is taken as it is: a scan would take hours
+            cards[0]["notes"] += f"; one document in {HELD_OUT} is held out"
+            cards[0]["overlap"] = overlap(self._texts[0], scored)
+        return [*cards, *self.forgetting.data_card()]

@@ -1,0 +1,303 @@
+"""The data sets of the benchmark: origin, licence, columns. Data, no code.
+
+Hub ids and column names were written down from the sets' cards; `columns` are checked whenever a
+set is loaded, so a card that has changed since shows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasks.data import Source
+
+MMLU_SUBJECTS = 57
+
+# The nine biomedical subjects of MMLU that MEDITRON (arXiv 2311.16079) scores as MMLU-Medical. The
+# MoRA paper names its average BioMMLU without listing the subjects.
+BIOMEDICAL_SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "high_school_biology",
+    "medical_genetics",
+    "nutrition",
+    "professional_medicine",
+    "virology",
+)
+
+_ALL = (
+    # --- instruction tuning
+    Source(
+        name="tulu_v2",
+        hub_id="allenai/tulu-v2-sft-mixture",
+        licence="ODC-BY 1.0 (parts under their own licences)",
+        columns=("dataset", "id", "messages"),
+        texts=("messages",),
+        files={"train": "train.jsonl"},
+        rows={"train": 326154},
+    ),
+    Source(
+        name="tulu_v2_standin",
+        licence="CC BY-SA 3.0 (Dolly), Apache-2.0 (FLAN chain of thought)",
+        columns=("dataset", "id", "messages"),
+        texts=("messages",),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+        notes="stands in for the Tulu v2 mixture: Dolly and FLAN chain-of-thought rows",
+    ),
+    Source(
+        name="mmlu",
+        hub_id="cais/mmlu",
+        config="all",
+        licence="MIT",
+        columns=("question", "subject", "choices", "answer"),
+        texts=("question", "subject", "choices"),
+        files={"test": "test.jsonl", "dev": "dev.jsonl"},
+        rows={"test": 14042, "dev": 285},
+        repeats={"test": None},
+    ),
+    # --- mathematics
+    Source(
+        name="metamathqa",
+        hub_id="meta-math/MetaMathQA",
+        licence="MIT",
+        columns=("query", "response"),
+        texts=("query", "response"),
+        files={"train": "train.jsonl"},
+        rows={"train": 395000},
+        repeats={"train": None},
+    ),
+    Source(
+        name="gsm8k",
+        hub_id="openai/gsm8k",
+        config="main",
+        licence="MIT",
+        columns=("question", "answer"),
+        texts=("question", "answer"),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+        rows={"train": 7473, "test": 1319},
+    ),
+    Source(
+        name="math",
+        hub_id="EleutherAI/hendrycks_math",
+        config=(
+            "algebra",
+            "counting_and_probability",
+            "geometry",
+            "intermediate_algebra",
+            "number_theory",
+            "prealgebra",
+            "precalculus",
+        ),
+        licence="MIT",
+        columns=("problem", "level", "type", "solution"),
+        texts=("problem", "solution"),
+        files={"test": "test_1000.jsonl"},
+        rows={"test": 5000},
+    ),
+    # --- biomedicine
+    Source(
+        name="pubmed_abstracts",
+        hub_id="casinca/PUBMED_title_abstracts_2019_baseline",
+        licence="publishers' text as found on PubMed",
+        columns=("text",),
+        texts=("text",),
+        files={"train": "train.jsonl"},
+        notes="the PubMed abstracts of the Pile",
+    ),
+    Source(
+        name="biomed_abstracts",
+        licence="public domain, Apache-2.0 and CC BY-SA 3.0 parts; publishers' text",
+        columns=("text", "pmid", "source"),
+        texts=("text",),
+        files={"train": "train.jsonl", "validation": "validation.jsonl", "test": "test.jsonl"},
+        notes="stands in for the PubMed abstracts of the Pile",
+    ),
+    Source(
+        name="pubmedqa",
+        hub_id="qiaojin/PubMedQA",
+        config="pqa_labeled",
+        licence="MIT",
+        columns=("pubid", "question", "context", "final_decision"),
+        texts=("question", "context", "final_decision"),
+        files={"test": "test.jsonl", "train": "train.jsonl"},
+        splits={"test": "train"},
+        rows={"test": 500},
+        notes="the 500 official test questions, chosen by PMID where the source holds all 1,000",
+    ),
+    Source(
+        name="medqa_usmle",
+        hub_id="GBaker/MedQA-USMLE-4-options",
+        licence="MIT",
+        columns=("question", "options", "answer_idx"),
+        texts=("question", "options", "answer_idx"),
+        files={"test": "test.jsonl"},
+        rows={"test": 1273},
+    ),
+    Source(
+        name="pubmed_rct20k",
+        hub_id="armanc/pubmed-rct20k",
+        licence="not stated; abstracts are their publishers' text",
+        columns=("abstract_id", "label", "text", "sentence_id"),
+        texts=("label", "text"),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+        repeats={"train": None, "test": None},
+    ),
+    Source(
+        name="pubmed_section_roles",
+        licence="MIT (annotations); abstracts are their publishers' text",
+        columns=("abstract_id", "label", "text", "sentence_id"),
+        texts=("label", "text"),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+        notes="stands in for PubMed-RCT, made the same way from the PubMedQA abstracts",
+    ),
+    Source(
+        name="biomed_cloze",
+        licence="as biomed_abstracts",
+        columns=("context", "choices", "answer"),
+        texts=("context", "choices"),
+        files={"test": "test.jsonl"},
+        notes="no published benchmark: entity cloze from held-out abstracts",
+    ),
+    # --- finance
+    Source(
+        name="finance_news",
+        hub_id="ashraq/financial-news-articles",
+        licence="not stated; publishers' text",
+        columns=("text",),
+        texts=("text",),
+        files={"train": "train.jsonl"},
+        repeats={"train": None},
+    ),
+    Source(
+        name="financial_phrasebank",
+        hub_id="takala/financial_phrasebank",
+        config="sentences_50agree",
+        revision="refs/convert/parquet",  # the main branch is a loading script, no longer run
+        licence="CC BY-NC-SA 3.0 (non-commercial)",
+        columns=("sentence", "label"),
+        texts=("sentence",),
+        files={"train": "train.jsonl"},
+        rows={"train": 4846},
+        repeats={"train": 6},
+    ),
+    Source(
+        name="fiqa_sa",
+        hub_id="TheFinAI/fiqa-sentiment-classification",
+        licence="none stated; published for research",
+        columns=("sentence", "target", "score"),
+        texts=("sentence", "target"),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+    ),
+    Source(
+        name="fin_ner",
+        hub_id="tner/fin",
+        revision="refs/convert/parquet",
+        licence="CC BY 3.0",
+        columns=("tokens", "tags"),
+        texts=("tokens", "tags"),
+        files={"train": "train.jsonl", "test": "test.jsonl"},
+        repeats={"train": 21, "test": 4},
+    ),
+    Source(
+        name="headline",
+        hub_id="AdaptLLM/finance-tasks",
+        config="Headline",
+        licence="CC BY-NC-SA 3.0 (gold news headlines, Sinha and Khandait)",
+        columns=("input", "options", "gold_index", "class_id"),
+        texts=("input", "options"),
+        files={"test": "test.jsonl"},
+        repeats={"test": None},
+    ),
+    Source(
+        name="convfinqa",
+        hub_id="AdaptLLM/finance-tasks",
+        config="ConvFinQA",
+        licence="MIT",
+        columns=("input", "label"),
+        texts=("input", "label"),
+        files={"test": "test.jsonl"},
+        repeats={"test": None},
+    ),
+    # --- pretraining and general text
+    Source(
+        name="c4",
+        hub_id="allenai/c4",
+        config="en",
+        licence="ODC-BY 1.0 and the terms of Common Crawl",
+        columns=("text",),
+        texts=("text",),
+        files={"train": "train.jsonl", "validation": "validation.jsonl"},
+        repeats={"train": None, "validation": None},
+    ),
+    Source(
+        name="c4_sample",
+        licence="ODC-BY 1.0 and the terms of Common Crawl",
+        columns=("text",),
+        texts=("text",),
+        files={"train": "train.jsonl"},
+        notes="300 documents of C4: enough to try the path, far too few to pretrain on",
+    ),
+    Source(
+        name="wikitext2",
+        hub_id="Salesforce/wikitext",
+        config="wikitext-2-v1",
+        licence="CC BY-SA 3.0",
+        columns=("text",),
+        texts=(),
+        files={"test": "test.jsonl"},
+        rows={"test": 4358},
+        repeats={"test": None},
+    ),
+    Source(
+        name="wikipedia_sample",
+        licence="CC BY-SA",
+        columns=("text",),
+        texts=("text",),
+        files={"train": "train.jsonl"},
+    ),
+    # --- general ability, for forgetting
+    Source(
+        name="hellaswag",
+        hub_id="Rowan/hellaswag",
+        licence="MIT",
+        columns=("ctx_a", "ctx_b", "activity_label", "endings", "label"),
+        texts=("endings", "label"),
+        files={"validation": "validation.jsonl"},
+        rows={"validation": 10042},
+        repeats={"validation": None},
+    ),
+    Source(
+        name="winogrande",
+        hub_id="allenai/winogrande",
+        config="winogrande_xl",
+        licence="Apache-2.0",
+        columns=("sentence", "option1", "option2", "answer"),
+        texts=("sentence", "option1", "option2", "answer"),
+        files={"validation": "validation.jsonl"},
+        rows={"validation": 1267},
+    ),
+    Source(
+        name="arc_challenge",
+        hub_id="allenai/ai2_arc",
+        config="ARC-Challenge",
+        licence="CC BY-SA 4.0",
+        columns=("question", "choices", "answerKey"),
+        texts=("question", "choices", "answerKey"),
+        files={"test": "test.jsonl"},
+        rows={"test": 1172},
+    ),
+)
+
+SETS = {source.name: source for source in _ALL}
+
+
+def c4_shards(count: int) -> Source:
+    """C4 with the first `count` of its 1,024 training files, each of about 356,000 documents."""
+    files = [f"en/c4-train.{i:05d}-of-01024.json.gz" for i in range(count)]
+    return replace(
+        SETS["c4"],
+        config=None,  # the files are named instead
+        data_files={"train": files, "validation": ["en/c4-validation.*.json.gz"]},
+        notes=f"{count} of the 1,024 training files",
+    )

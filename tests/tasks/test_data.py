@@ -1,0 +1,130 @@
+"""Loading and judging data: local files are checked line by line, nothing missing waits long."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import TaskError
+from tasks.data import Source, card, check_lines, load, overlap, part_name, require
+from tasks.sets import SETS
+
+SOURCE = Source(
+    name="toy",
+    licence="none",
+    columns=("question", "answer"),
+    texts=("question",),
+    files={"train": "train.jsonl"},
+    hub_id="nobody/toy",
+    rows={"train": 3},
+)
+ROWS = [{"question": f"q{i}", "answer": i} for i in range(3)]
+
+
+def write(folder: Path, lines: list[Any], name: str = "train.jsonl") -> Path:
+    path = folder / "toy" / name
+    path.parent.mkdir(exist_ok=True)
+    text = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(text) + "\n")
+    return path
+
+
+def test_loads_the_local_file_and_tells_of_it(tmp_path: Path) -> None:
+    write(tmp_path, ROWS)
+    data = load(SOURCE, "train", tmp_path)
+    assert list(data) == ROWS
+    entry = card(SOURCE, "train", data, tmp_path)
+    assert entry["rows"] == 3
+    assert entry["path"] == "toy/train.jsonl"
+    assert entry["hub_id"] == "nobody/toy"
+    write(tmp_path, ROWS[:2])
+    assert card(SOURCE, "train", data, tmp_path)["fingerprint"] != entry["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([ROWS[0], {"question": "q"}], "line 2: column 'answer' is missing"),
+        ([ROWS[0], '{"question": "q1", '], "line 2: no valid JSON"),
+        ([ROWS[0], "", ROWS[1]], "line 2: the line is empty"),
+        ([ROWS[0], "[1]"], "line 2: a JSON object is needed, not list"),
+        ([{"question": " ", "answer": 1}], "line 1: column 'question' is empty"),
+        ([{"question": None, "answer": 1}], "line 1: column 'question' is empty"),
+        ([{"question": [], "answer": 1}], "line 1: column 'question' is empty"),
+        ([*ROWS, ROWS[1]], "line 4: repeats line 2"),
+        (["{"] * 8, "and 3 more"),
+    ],
+)
+def test_refuses_a_broken_file_with_file_line_and_column(
+    tmp_path: Path, lines: list[Any], words: str
+) -> None:
+    path = write(tmp_path, lines)
+    with pytest.raises(TaskError, match=r"train\.jsonl") as caught:
+        require(SOURCE, "train", tmp_path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_refuses_a_file_without_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, ROWS)
+    path.write_text("")
+    with pytest.raises(TaskError, match="no rows"):
+        require(SOURCE, "train", tmp_path)
+
+
+def test_repeats_of_the_published_set_pass_and_no_more(tmp_path: Path) -> None:
+    source = Source(**{**vars(SOURCE), "repeats": {"train": 1}})
+    check_lines(write(tmp_path, [*ROWS, ROWS[0]]), source, "train")
+    with pytest.raises(TaskError, match="repeats line"):
+        check_lines(write(tmp_path, [*ROWS, ROWS[0], ROWS[0]]), source, "train")
+
+
+@pytest.mark.parametrize("with_folder", [False, True])
+def test_a_missing_set_is_one_message_within_seconds(tmp_path: Path, with_folder: bool) -> None:
+    start = time.monotonic()
+    with pytest.raises(TaskError) as caught:
+        load(SETS["gsm8k"], "test", tmp_path if with_folder else None)
+    assert time.monotonic() - start < 10
+    message = str(caught.value)
+    assert "gsm8k" in message
+    assert "openai/gsm8k, config main" in message
+    assert (str(tmp_path) if with_folder else "MORA_BENCH_DATA") in message
+    assert "\n" not in message
+
+
+def test_a_set_that_is_on_no_hub_says_so() -> None:
+    with pytest.raises(TaskError, match="on no hub"):
+        require(SETS["tulu_v2_standin"], "train", None)
+
+
+def test_a_part_does_not_get_the_name_of_the_whole() -> None:
+    assert part_name("math", SETS["math"], "test", 5000) == "math"
+    assert part_name("math", SETS["math"], "test", 1000) == "math_1000_of_5000"
+
+
+def test_overlap_finds_shared_runs_of_words_only() -> None:
+    words = [f"w{i}" for i in range(40)]
+    train = [" ".join(words)]
+    shares = "A new start: " + ", ".join(words[5:18]) + " and another end"
+    nearly = " ".join([*words[5:17], "other", *words[18:29]])
+    report = overlap(train, [shares, nearly, "short", ""])
+    assert report["rows_that_overlap"] == 1
+    assert report["first"] == [0]
+    assert report["test_rows"] == 4
+    assert overlap(["short"], ["SHORT!"])["rows_that_overlap"] == 1
+
+
+def test_every_local_set_is_sound(data_dir: Path) -> None:
+    checked = 0
+    for source in SETS.values():
+        for split in source.files:
+            path = source.path(split, data_dir)
+            if path is not None:
+                check_lines(path, source, split)
+                checked += 1
+    assert checked > 0

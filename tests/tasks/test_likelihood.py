@@ -1,0 +1,102 @@
+"""Losses of continuations equal the plain computation, whatever the padding and the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tasks import TaskError
+from tasks.likelihood import ChoiceScorer, TextScorer, continuation_losses, windows
+
+PAIRS = [([10], [20, 30]), ([1, 2, 3, 4, 5], [6]), ([9, 8], [7, 6, 5, 4]), ([40], [50])]
+
+
+def plain(model: Any, context: list[int], continuation: list[int]) -> list[float]:
+    ids = torch.tensor([context + continuation])
+    with torch.no_grad():
+        logs = model(input_ids=ids).logits[0].log_softmax(-1)
+    start = len(context)
+    return [-float(logs[start + i - 1, t]) for i, t in enumerate(continuation)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_losses_equal_one_plain_pass_a_pair(tiny: Any, batch_size: int) -> None:
+    got = continuation_losses(tiny, PAIRS, batch_size)
+    for row, pair in zip(got, PAIRS, strict=True):
+        assert row == pytest.approx(plain(tiny, *pair), rel=1e-5, abs=1e-5)
+
+
+def test_every_token_is_scored_once() -> None:
+    tokens = list(range(1, 12))
+    cut = windows(tokens, prefix=0, length=4)
+    assert [t for _, window in cut for t in window] == tokens
+    assert [context for context, _ in cut] == [[0], [4], [8]]
+
+
+def test_bits_per_byte_of_a_text(tiny: Any, tokenizer: Any) -> None:
+    text = "Paß"  # four bytes, four tokens
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    nats = sum(plain(tiny, [tokenizer.eos_token_id], ids))
+    metric = TextScorer("t", [text, text]).score(tiny, tokenizer, 4)["t_bits_per_byte"]
+    assert metric.value == pytest.approx(nats / math.log(2) / 4, rel=1e-5)
+    assert metric.examples == pytest.approx([metric.value] * 2)
+    assert not metric.higher_is_better
+
+
+def test_perplexity_of_texts_is_per_token_over_all(tiny: Any, tokenizer: Any) -> None:
+    texts = ["one", "another text"]
+    metric = TextScorer("t", texts, unit="perplexity").score(tiny, tokenizer, 4)["t_perplexity"]
+    nats = [math.log(v) * len(t) for v, t in zip(metric.examples or [], texts, strict=True)]
+    assert metric.value == pytest.approx(math.exp(sum(nats) / sum(map(len, texts))), rel=1e-6)
+
+
+class Uniform(torch.nn.Module):
+    """Every token has the same probability."""
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        return type("Out", (), {"logits": torch.zeros(*input_ids.shape, 384)})()
+
+
+def test_a_uniform_model_needs_log2_of_the_vocabulary(tokenizer: Any) -> None:
+    metric = TextScorer("t", ["abc"]).score(Uniform(), tokenizer, 1)["t_bits_per_byte"]
+    assert metric.value == pytest.approx(math.log2(384))
+
+
+class Prefers(torch.nn.Module):
+    """Gives one token, wherever it comes, a high probability."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        logits = torch.zeros(*input_ids.shape, 384)
+        logits[..., self.token] = 5.0
+        return type("Out", (), {"logits": logits})()
+
+
+ITEMS = [("q:", ["a", "b"], 0), ("q:", ["b", "a", "ccc"], 1), ("q:", ["b", "c"], 0)]
+
+
+def test_choices_right_and_wrong_and_chance(tokenizer: Any) -> None:
+    token = tokenizer("a", add_special_tokens=False)["input_ids"][0]
+    metric = ChoiceScorer("c", ITEMS).score(Prefers(token), tokenizer, 2)["c_accuracy"]
+    assert metric.examples == [1.0, 1.0, 1.0]  # the last is a tie, which the first choice wins
+    assert metric.chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 2) / 3)
+    wrong = tokenizer("c", add_special_tokens=False)["input_ids"][0]
+    metric = ChoiceScorer("c", ITEMS).score(Prefers(wrong), tokenizer, 2)["c_accuracy"]
+    assert metric.examples == [1.0, 0.0, 0.0]
+
+
+def test_refuses_what_cannot_be_scored(tiny: Any, tokenizer: Any) -> None:
+    with pytest.raises(TaskError, match="empty context or continuation"):
+        continuation_losses(tiny, [([], [1])], 1)
+    with pytest.raises(TaskError, match="batch size is 0"):
+        continuation_losses(tiny, PAIRS, 0)
+    with pytest.raises(TaskError, match="no text to score"):
+        TextScorer("t", [])
+    with pytest.raises(TaskError, match="no question to score"):
+        ChoiceScorer("t", [])

@@ -1,0 +1,77 @@
+"""Packed rows lose no token, and a document's logits do not depend on its neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import TaskError
+from tasks.packing import IGNORED, pack, packed_dataset
+
+DOCUMENTS = st.lists(st.lists(st.integers(5, 200), min_size=1, max_size=20), max_size=12)
+
+
+@given(DOCUMENTS, st.integers(2, 16))
+@settings(max_examples=60, deadline=None)
+def test_rows_hold_every_token_once_in_order_with_restarting_positions(
+    documents: list[list[int]], block: int
+) -> None:
+    rows = list(pack(documents, block))
+    assert all(len(row[column]) == block for row in rows for column in row)
+    kept = [t for row in rows for t in row["input_ids"] if t != 0]
+    everything = [t for document in documents for t in document]
+    assert kept == everything[: len(kept)]
+    assert len(everything) - len(kept) < block  # only a last block with nothing to predict goes
+    for row in rows:
+        for i, (token, label, position) in enumerate(
+            zip(row["input_ids"], row["labels"], row["position_ids"], strict=True)
+        ):
+            if position == 0 or token == 0:
+                assert label == IGNORED
+            else:
+                assert label == token
+                assert row["position_ids"][i - 1] == position - 1
+        assert row["position_ids"][0] == 0
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_logits_of_a_document_ignore_its_neighbours(tiny: Any, attention: str) -> None:
+    tiny.set_attn_implementation(attention)
+    document = [10, 20, 30, 40]
+
+    def logits(before: list[int], after: list[int]) -> torch.Tensor:
+        (row,) = pack([before, document, after], 12)
+        with torch.no_grad():
+            out = tiny(
+                input_ids=torch.tensor([row["input_ids"]]),
+                position_ids=torch.tensor([row["position_ids"]]),
+                use_cache=False,
+            ).logits
+        return out[0, len(before) : len(before) + len(document)]
+
+    alone = tiny(input_ids=torch.tensor([document])).logits[0]
+    first = logits([7, 8, 9], [11, 12, 13, 14, 15])
+    torch.testing.assert_close(first, logits([90, 91, 92], [5, 6, 7, 8, 9]), rtol=0, atol=0)
+    torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_texts_become_blocks_that_spell_them(tokenizer: Any) -> None:
+    texts = ["first text", "second"]
+    data = packed_dataset(texts, tokenizer, 8)
+    ids = [t for row in data["input_ids"] for t in row]
+    end = tokenizer.eos_token
+    assert tokenizer.decode(ids).replace(tokenizer.pad_token, "") == f"first text{end}second{end}"
+    assert (
+        packed_dataset(texts, tokenizer, 8, max_blocks=1)["input_ids"][:] == data["input_ids"][:1]
+    )
+
+
+def test_refuses_a_block_without_room_and_a_corpus_without_text(tokenizer: Any) -> None:
+    with pytest.raises(TaskError, match="block of 1 tokens"):
+        list(pack([[1, 2]], 1))
+    with pytest.raises(TaskError, match="no text to pack"):
+        packed_dataset([], tokenizer, 8)
