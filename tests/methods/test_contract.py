@@ -1,0 +1,143 @@
+"""The contract of methods/contract.py, for every YAML of conf/method.
+
+A new YAML is tested without a new line here; VARIANTS adds settings worth a test of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from methods import Method
+from methods.contract import CHECKS, Subject
+from tests.methods.conftest import Shapes, inputs
+
+CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
+NAMES = sorted(f.stem for f in CONF.glob("*.yaml") if f.stem != "_base")
+RESTARTS = {"restart_every": 2, "restart_warmup": 1}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "lora": [{"rslora": True}, {"alpha": 3, "compute": "plain"}, {"compute": "fused"}],
+    "asylora": [{"freeze_a": True}],
+    "dora": [{"compute": "plain"}, {"compute": "fused", "rslora": True}],
+    "mora": [
+        {"operator": "truncation", "compute": "fused"},
+        {"operator": "sharing"},
+        {"operator": "sharing", "input_groups": "contiguous", "output_groups": "contiguous"},
+        {"operator": "sharing", "compat": "published", "output_groups": "contiguous"},
+        {"operator": "decoupling"},
+        {"operator": "rotation", "compat": "published"},
+        {"compute": "plain"},
+    ],
+    "relora": [RESTARTS, RESTARTS | {"reset_optimizer": "prune", "prune_ratio": 0.5}],
+    "remora": [RESTARTS, RESTARTS | {"layouts": 4, "compat": "published"}],
+}
+CASES = [(name, settings) for name in NAMES for settings in [{}, *VARIANTS.get(name, [])]]
+
+
+def label(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{k}={v}" for k, v in value.items()) or "default"
+    return str(value)
+
+
+def build(name: str, **overrides: Any) -> Method:
+    """The method as its YAML has it, through Hydra."""
+    cfg = OmegaConf.merge(
+        OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(CONF / f"{name}.yaml")
+    )
+    root = OmegaConf.create({"seed": 0, "method": OmegaConf.merge(cfg, overrides)})
+    cfg = OmegaConf.to_container(root, resolve=True)["method"]
+    assert cfg.pop("name") == name and cfg.pop("defaults")
+    return instantiate(cfg)
+
+
+every_case = pytest.mark.parametrize(("name", "settings"), CASES, ids=label)
+every_check = pytest.mark.parametrize("check", CHECKS)
+
+
+def run_shapes(model: nn.Module) -> dict[str, Tensor]:
+    return model(inputs(5, next(model.parameters()).dtype))
+
+
+@every_check
+@every_case
+def test_every_shape(name: str, settings: dict[str, Any], check: str, shapes: Callable) -> None:
+    CHECKS[check](
+        Subject(
+            lambda: build(name, learning_rate=1e-2, target_modules=["layers.*"], **settings),
+            lambda: shapes(bias=True),
+            run_shapes,
+        )
+    )
+
+
+BF16 = ("identity", "frozen", "delta_weights", "merge", "save_and_load", "resume")
+
+
+@pytest.mark.parametrize("check", BF16)
+@every_case
+def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
+    CHECKS[check](
+        Subject(
+            lambda: build(name, learning_rate=1e-2, target_modules=["layers.*"], **settings),
+            lambda: shapes(torch.bfloat16),
+            run_shapes,
+            tolerance=2e-2,  # bf16 has 8 bits: a few roundings of 1/256
+        )
+    )
+
+
+def llama() -> LlamaForCausalLM:
+    """A LLaMA with grouped queries and tied embeddings, of 50,000 parameters."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=88,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def run_llama(model: nn.Module) -> dict[str, Tensor]:
+    ids = torch.arange(24).reshape(2, 12) * 7 % 256
+    return {"logits": model(input_ids=ids).logits}
+
+
+@every_check
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [(name, {}) for name in NAMES] + [(n, RESTARTS) for n in ("relora", "remora")],
+    ids=label,
+)
+def test_llama(name: str, settings: dict[str, Any], check: str) -> None:
+    CHECKS[check](
+        Subject(
+            lambda: build(name, learning_rate=1e-2, rank=4, **settings),
+            llama,
+            run_llama,
+            tolerance=2e-5,  # two layers deep
+        )
+    )
+
+
+@pytest.mark.parametrize("check", [c for c in CHECKS if c not in ("counts", "gradients")])
+@pytest.mark.parametrize("name", ["lora", "remora"])
+def test_llama_with_embeddings_and_norms_trained_beside(name: str, check: str) -> None:
+    settings = {"also_train": ["embed_tokens", "*norm"], "dropout": 0.1}
+    CHECKS[check](
+        Subject(lambda: build(name, learning_rate=1e-2, rank=4, **settings), llama, run_llama, 2e-5)
+    )
