@@ -97,8 +97,13 @@ def _layout(layer: AdapterLinear) -> int:
 @lru_cache(maxsize=256)
 def _joint_rank(size: int, side: int, wrap: bool) -> int:
     """Rank of the strided and the contiguous groups of ``size`` coordinates together."""
-    unit = torch.eye(size, dtype=torch.float64)
-    groups = (Groups(size, side, "strided", wrap=wrap), Groups(size, side, "contiguous"))
-    both = torch.cat([g.gather(unit) for g in groups], dim=1)  # (size, 2 side)
+    strided, contiguous = Groups(size, side, "strided"), Groups(size, side, "contiguous")
+    both = torch.zeros(size, 2 * side, dtype=torch.float64)
+    coordinates, device = torch.arange(size), torch.device("cpu")
+    both[coordinates, strided.index(device)] += 1
+    both[coordinates, side + contiguous.index(device)] += 1
+    if wrap:  # the published padding: the first coordinates fill up the last stride as well
+        repeated = torch.arange(strided.padding)
+        both[repeated, side - strided.padding + repeated] += 1
     gram = both.T @ both if size > 2 * side else both @ both.T
     return int(torch.linalg.matrix_rank(gram, hermitian=True))

@@ -14,11 +14,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from methods import Method
 from methods.contract import CHECKS, Subject
-from tests.methods.conftest import Shapes, inputs
+from tests.methods.conftest import inputs, llama
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 NAMES = sorted(f.stem for f in CONF.glob("*.yaml") if f.stem != "_base")
@@ -93,23 +92,6 @@ def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
             tolerance=2e-2,  # bf16 has 8 bits: a few roundings of 1/256
         )
     )
-
-
-def llama() -> LlamaForCausalLM:
-    """A LLaMA with grouped queries and tied embeddings, of 50,000 parameters."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=88,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 def run_llama(model: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-
 from methods import MethodError, operators
 from methods.operators import Operator
 from tests.methods.conftest import SHAPES
