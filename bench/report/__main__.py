@@ -1,0 +1,51 @@
+"""python -m bench.report PATH: tables, figures and verdicts from records."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from bench import report
+from bench.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0; 1 some files were refused, the report is of the rest; 2 nothing to report."""
+    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        found = report.collect(options.path)
+        made = report.make(found, options.metric)
+        print(report.text(made, _width()))
+        files = report.write(made, options.out or _beside(options.path))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for file in files:
+        print(f"wrote {file}")
+    return 1 if found.refused else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("path", type=Path, help="a folder of records, or one record")
+    parser.add_argument("--out", type=Path, help="folder for tables and figures (PATH/report)")
+    parser.add_argument("--metric", help="final metric to compare by (the task's own)")
+    return parser
+
+
+def _beside(path: Path) -> Path:
+    return (path if path.is_dir() else path.parent) / "report"
+
+
+def _width() -> int | None:
+    """Columns of the terminal; a file or a pipe takes lines of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

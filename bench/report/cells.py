@@ -1,0 +1,443 @@
+"""What the report keeps of each record, and how cells become rows and rows become sections.
+
+A section is a setting (task, model, scale, device, precision, reported or validation seeds); its
+rows are what is compared in it (method, rank, learning rate, everything else the method and the
+trainer were told); a row's cells differ in nothing but the seed. So nothing is ever averaged
+over different models, tasks or settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import records
+from bench.errors import UserError
+
+Array = NDArray[np.float64]
+
+# Keys of settings that say where, when or with which seed, not what is computed.
+_NOT_SETTINGS = {
+    "_target_",
+    "seed",
+    "data_seed",
+    "data_dir",
+    "cache_dir",
+    "output_dir",
+    "results_dir",
+    "learning_rate",
+    "rank",
+    "name",
+    "label",
+    # How a run is watched, or where its files lie.
+    "note",
+    "wheel_path",
+    "score_steps",
+    "score_batch_size",
+    "log_every",
+    "checkpoint_every",
+    "torch_compile",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a record."""
+
+    value: float
+    n: int
+    higher_is_better: bool
+    unit: str
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of delta W, averaged over layers; counts and effective ranks by kind."""
+
+    singular_values: Array  # (k,), descending
+    above: dict[str, float]  # layer kind -> mean number above 0.1
+    effective_rank: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record without what only a look at the single cell needs."""
+
+    file: Path
+    cell: str
+    status: str
+    reason: str | None
+    experiment: str
+    scale: str
+    method: str
+    label: str
+    rank: int | None
+    learning_rate: float | None
+    settings: dict[str, Any]  # of method ("operator") and trainer ("trainer.max_steps"), flat
+    model: str
+    model_label: str
+    model_settings: dict[str, Any]
+    task: str
+    task_label: str
+    task_settings: dict[str, Any]
+    data: tuple[str, ...]  # sets and their revisions
+    seed: int
+    split: str  # "reported", or "validation": used to choose learning rates and nothing else
+    trainable: int | None
+    total: int | None
+    metrics: dict[str, Metric]
+    before: dict[str, Metric]
+    forgetting: float | None
+    forgetting_units: tuple[str, ...]
+    cost: dict[str, float | None]
+    train: dict[str, Array]  # step, loss, ...: one array each, NaN where not measured
+    scores: dict[str, Array]  # step, tokens, seconds and "metrics.<name>"
+    merge_error: float | None
+    spectrum: Spectrum | None
+    device: str
+    precision: str
+    threads: int | None
+    git: str
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells that differ in the seed alone."""
+
+    method: str
+    label: str
+    rank: int | None
+    learning_rate: float | None
+    settings: dict[str, Any]
+    cells: list[Cell]
+    variant: str = ""  # what sets it apart from rows of the same method, rank aside
+
+    @cached_property
+    def ok(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.ok]
+
+    @property
+    def name(self) -> str:
+        """As the tables have it: the method and what is special about this one."""
+        return f"{self.label} ({self.variant})" if self.variant else self.label
+
+    @property
+    def full_name(self) -> str:
+        """As the legends have it: with rank and learning rate."""
+        rank = "" if self.rank is None else f" r={self.rank}"
+        rate = "" if self.learning_rate is None else f", lr {format_rate(self.learning_rate)}"
+        return f"{self.name}{rank}{rate}"
+
+    @property
+    def trainable(self) -> int | None:
+        return next((c.trainable for c in self.cells if c.trainable is not None), None)
+
+    def values(self, metric: str) -> list[float]:
+        return [c.metrics[metric].value for c in self.ok if metric in c.metrics]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that may be compared: the same task, model, scale, device and precision."""
+
+    key: str
+    task: str
+    task_label: str
+    task_settings: dict[str, Any]
+    model: str
+    model_label: str
+    scale: str
+    split: str
+    device: str
+    precision: str
+    rows: list[Row]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for row in self.rows for cell in row.cells]
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """One example of each final metric; the order is the records' own."""
+        found: dict[str, Metric] = {}
+        for cell in self.cells:
+            for name, metric in cell.metrics.items():
+                found.setdefault(name, metric)
+        return found
+
+    @cached_property
+    def scored_steps(self) -> dict[str, list[int]]:
+        """For each metric all steps at which some cell was scored along its run."""
+        steps: dict[str, list[Array]] = {}
+        for cell in self.cells:
+            for key in cell.scores:
+                if key.startswith("metrics."):
+                    steps.setdefault(key.removeprefix("metrics."), []).append(cell.scores["step"])
+        return {
+            name: np.unique(np.concatenate(s)).astype(int).tolist() for name, s in steps.items()
+        }
+
+    def main_metric(self, wanted: str | None = None) -> str | None:
+        """The metric that tables and curves turn on: the wanted one, else the first scored
+        along the run, else the first."""
+        if wanted is not None and wanted in self.metrics:
+            return wanted
+        names = [name for name in self.metrics if name in self.scored_steps] or [*self.metrics]
+        return "accuracy" if "accuracy" in names else next(iter(names), None)
+
+    def shared(self, key: str) -> Any:
+        """The value that all rows give to a setting; None where they differ or have none."""
+        values = {repr(row.settings.get(key)): row.settings.get(key) for row in self.rows}
+        return next(iter(values.values())) if len(values) == 1 else None
+
+
+@dataclass
+class Collection:
+    """All that was found below a path."""
+
+    path: str
+    cells: list[Cell] = field(default_factory=list)
+    repeats: list[tuple[Cell, Cell]] = field(default_factory=list)  # the same cell, run twice
+    refused: list[str] = field(default_factory=list)  # messages, each naming its file
+
+    def sections(self) -> list[Section]:
+        return group(self.cells)
+
+
+def collect(path: str | Path) -> Collection:
+    """Read all records below the path. Raises UserError where there is none to read.
+
+    Files that are no whole record are refused, named in `refused`, and the rest goes on.
+    """
+    found = Collection(str(path))
+    first: dict[str, Cell] = {}
+    for file in records.find(path):
+        try:
+            cell = _cell(records.read(file, head_only=True), file)
+        except UserError as error:
+            found.refused.append(str(error))
+            continue
+        if cell.cell in first:
+            found.repeats.append((first[cell.cell], cell))
+        else:
+            first[cell.cell] = cell
+            found.cells.append(cell)
+    if not found.cells:
+        if found.refused:
+            raise UserError("\n".join([f"{path}: no readable record", *found.refused]))
+        raise UserError(
+            f"{path}: no records here (files named <16 hex digits>.json). "
+            "python -m bench makes them; its results_dir says where"
+        )
+    return found
+
+
+def _cell(record: records.Record, file: Path) -> Cell:
+    method, model, task = record["method"], record["model"], record["task"]
+    config, environment, forgetting = record["config"], record["environment"], record["forgetting"]
+    merge = record["merge_audit"]
+    settings = flatten(method["settings"])
+    settings |= {f"trainer.{k}": v for k, v in flatten(_table(config.get("trainer"))).items()}
+    git = environment.get("git_commit") or "unknown commit"
+    try:
+        return Cell(
+            file=file,
+            cell=record["cell"],
+            status=record["status"],
+            reason=record["reason"],
+            experiment=record["experiment"],
+            scale=record["scale"],
+            method=method["name"],
+            label=method["label"],
+            rank=method["rank"],
+            learning_rate=method["learning_rate"],
+            settings=settings,
+            model=model["name"],
+            model_label=model["label"],
+            model_settings=flatten(_table(config.get("model"))),
+            task=task["name"],
+            task_label=task["label"],
+            task_settings=flatten(_table(config.get("task")) or task["settings"]),
+            data=tuple(
+                f"{d.get('name')} {d.get('revision') or d.get('path') or ''}".strip()
+                for d in task["data"]
+            ),
+            seed=record["seed"],
+            split=str(_table(config.get("protocol")).get("split") or "reported"),
+            trainable=record["parameters"]["trainable"],
+            total=record["parameters"]["total"],
+            metrics={name: _metric(m) for name, m in record["metrics"].items()},
+            before={name: _metric(m) for name, m in record["before"].items()},
+            forgetting=None if forgetting is None else forgetting["mean_drop"],
+            forgetting_units=()
+            if forgetting is None
+            else tuple(sorted({str(p.get("unit")) for p in forgetting["parts"].values()})),
+            cost=record["cost"],
+            train=_arrays(record["curves"]["train"]),
+            scores=_arrays(
+                [
+                    {k: v for k, v in point.items() if k != "metrics"}
+                    | {f"metrics.{k}": v for k, v in point.get("metrics", {}).items()}
+                    for point in record["curves"]["scores"]
+                ]
+            ),
+            merge_error=None if merge is None else merge["max_abs"],
+            spectrum=_spectrum(record["spectrum"]),
+            device=environment["device"] or "unknown device",
+            precision=environment["precision"] or "unknown precision",
+            threads=environment.get("threads"),
+            git=f"{git} with uncommitted changes" if environment.get("git_dirty") else git,
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
+        records.check(record, file)
+        raise UserError(f"{file}: {type(error).__name__} {error}") from None
+
+
+def _metric(value: Mapping[str, Any]) -> Metric:
+    return Metric(
+        value["value"], value["n"], value["higher_is_better"], value["unit"], value["chance"]
+    )
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, without seeds, folders, and what has a column of its own."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key in _NOT_SETTINGS:
+            continue
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _arrays(points: list[dict[str, Any]]) -> dict[str, Array]:
+    keys = dict.fromkeys(key for point in points for key in point)
+    return {key: _array([point.get(key) for point in points]) for key in keys}
+
+
+def _array(values: list[Any]) -> Array:
+    if not set(map(type, values)) <= {int, float, type(None)}:
+        raise TypeError("a curve holds what is no number")
+    return np.array(values, dtype=np.float64)
+
+
+def _spectrum(spectrum: Mapping[str, Any] | None) -> Spectrum | None:
+    if not spectrum or not spectrum["layers"]:
+        return None
+    layers = list(spectrum["layers"].values())
+    kept = max(len(layer["singular_values"]) for layer in layers)
+    total = np.zeros(kept)
+    for layer in layers:
+        values = np.asarray(layer["singular_values"], dtype=np.float64)
+        total[: len(values)] += values
+    kinds = sorted({layer["kind"] for layer in layers})
+
+    def mean(key: str) -> dict[str, float]:
+        return {k: float(np.mean([y[key] for y in layers if y["kind"] == k])) for k in kinds}
+
+    return Spectrum(total / len(layers), mean("above_0.1"), mean("effective_rank"))
+
+
+# ---------------------------------------------------------------------------- grouping
+
+
+def group(cells: Iterable[Cell]) -> list[Section]:
+    """Sections, reported ones first, each with its rows in the paper's order."""
+    sections: dict[str, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        rows = sections.setdefault(section_key(cell), {})
+        rows.setdefault(_row_key(cell), []).append(cell)
+    made = [_section(key, list(rows.values())) for key, rows in sections.items()]
+    return sorted(made, key=lambda s: (s.split != "reported", s.task, s.model, s.scale, s.key))
+
+
+def section_key(cell: Cell, *, split: bool = True) -> str:
+    """Equal for cells that may be compared. split=False: validation cells count as reported."""
+    parts = [cell.task, cell.task_settings, cell.model, cell.model_settings, cell.scale]
+    parts += [cell.device, cell.precision, cell.split if split else ""]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _row_key(cell: Cell) -> str:
+    parts = [cell.method, cell.rank, cell.learning_rate, cell.settings]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _section(key: str, groups: list[list[Cell]]) -> Section:
+    rows = [
+        Row(c[0].method, c[0].label, c[0].rank, c[0].learning_rate, c[0].settings, _by_seed(c))
+        for c in groups
+    ]
+    rows = [_with_variant(row, rows) for row in rows]
+    rows.sort(key=lambda r: (r.rank or 0, _method_order(r.method), r.variant, r.learning_rate or 0))
+    c = rows[0].cells[0]
+    return Section(
+        key, c.task, c.task_label, c.task_settings, c.model, c.model_label, c.scale, c.split,
+        c.device, c.precision, rows,
+    )  # fmt: skip
+
+
+def _by_seed(cells: list[Cell]) -> list[Cell]:
+    return sorted(cells, key=lambda cell: (cell.seed, cell.cell))
+
+
+_ORDER = ("fft", "lora", "lora_plus", "relora", "asylora", "dora", "peft", "mora", "remora")
+
+
+def _method_order(method: str) -> tuple[int, str]:
+    """The paper's order; others after it, by name."""
+    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), method)
+
+
+def _with_variant(row: Row, rows: list[Row]) -> Row:
+    """Name the settings in which rows of one method differ."""
+    peers = [peer for peer in rows if peer.method == row.method]
+    keys = sorted({key for peer in peers for key in peer.settings})
+    words = []
+    for key in keys:
+        values = {json.dumps(peer.settings.get(key)) for peer in peers}
+        if len(values) > 1:
+            words.append(_setting(key, row.settings.get(key)))
+    return Row(
+        row.method, row.label, row.rank, row.learning_rate, row.settings, row.cells,
+        ", ".join(words),
+    )  # fmt: skip
+
+
+def _setting(key: str, value: Any) -> str:
+    if isinstance(value, str) and not key.startswith("trainer."):
+        return value
+    if isinstance(value, list):
+        value = "+".join(map(str, value))
+    return f"{key.rsplit('.', 1)[-1]}={value}"
+
+
+def format_rate(rate: float) -> str:
+    """0.0003 -> 3e-4."""
+    mantissa, exponent = f"{rate:.3e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation (None for a single value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

@@ -1,0 +1,439 @@
+"""Tables of measured numbers in the form of the paper's Table 2.
+
+`build` makes a table of a section: every number with its spread over seeds, the paper's numbers
+beside it, and below it what must be said (unequal budgets, cells that failed). bench.report.render
+draws it; `as_csv` has the numbers themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from bench.report import paper
+from bench.report.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
+from bench.report.render import DASH, Column, Table, Value
+
+STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all
+BUDGET_TOLERANCE = 0.01
+
+
+# ---------------------------------------------------------------------------- numbers
+
+
+def scaled(metric: Metric, value: float) -> float:
+    """Fractions are shown as per cent."""
+    return value * 100 if metric.unit == "fraction" else value
+
+
+def unit_label(name: str, metric: Metric) -> str:
+    """exact_match -> exact match (%)."""
+    words = name.replace("_", " ")
+    unit = "%" if metric.unit == "fraction" else metric.unit
+    return words if unit in ("perplexity", "correlation") else f"{words} ({unit})"
+
+
+def decimals(unit: str) -> int:
+    return {"fraction": 1, "perplexity": 2}.get(unit, 3)
+
+
+def format_number(value: float, unit: str) -> str:
+    """A value that is already scaled, with as many decimals as its unit deserves."""
+    text = f"{value:.{decimals(unit)}f}"
+    return text[1:] if text.startswith("-") and not float(text) else text
+
+
+def with_spread(values: Sequence[float], metric: Metric) -> str:
+    """Mean ± standard deviation over seeds; the mean alone where there is one seed."""
+    if not values:
+        return DASH
+    mean, spread = mean_and_spread([scaled(metric, v) for v in values])
+    text = format_number(mean, metric.unit)
+    return text if spread is None else f"{text} ± {format_number(spread, metric.unit)}"
+
+
+def _mean(values: Iterable[float | None], show: Callable[[float], str]) -> str:
+    known = [v for v in values if v is not None]
+    return show(float(np.mean(known))) if known else DASH
+
+
+def count(number: int, noun: str) -> str:
+    """count(2, "seed") -> "2 seeds"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# ---------------------------------------------------------------------------- building
+
+
+def build(section: Section, metric: str | None = None) -> Table:
+    """The table of one section; `metric` is what its accuracy columns show."""
+    main = section.main_metric(metric)
+    columns, rows = _identity(section)
+    for part in (
+        _along(section, main),
+        _final(section, main),
+        _forgetting(section),
+        _cost(section),
+        _paper(section),
+    ):
+        for column, values in part:
+            columns.append(column)
+            for row, value in zip(rows, values, strict=True):
+                row.append(value)
+    return Table(
+        title(section),
+        sheet(section),
+        columns,
+        rows,
+        notes(section, main),
+        [(row.full_name, [cell.cell for cell in row.cells]) for row in section.rows],
+    )
+
+
+Part = list[
+    tuple[Column, list[Value]]
+]  # the untouched model's value comes first, where it is shown
+
+
+def _has_before(section: Section) -> bool:
+    return any(cell.before for cell in section.cells)
+
+
+def _identity(section: Section) -> tuple[list[Column], list[list[Value]]]:
+    columns = [
+        Column("method", numeric=False),
+        Column("r"),
+        Column("learning\nrate"),
+        Column("seeds"),
+        Column("trainable\nparameters"),
+    ]
+    rows = [
+        [
+            Value(row.name),
+            Value(DASH if row.rank is None else str(row.rank)),
+            Value(DASH if row.learning_rate is None else format_rate(row.learning_rate)),
+            Value(_seeds(row)),
+            Value(DASH if row.trainable is None else f"{row.trainable:,}"),
+        ]
+        for row in section.rows
+    ]
+    if _has_before(section):
+        seeds = len({cell.seed for cell in section.cells if cell.before})
+        rows.insert(0, [Value("untouched model"), Value(), Value(), Value(str(seeds)), Value("0")])
+    return columns, rows
+
+
+def _seeds(row: Row) -> str:
+    done, all_ = len(row.ok), len(row.cells)
+    return str(done) if done == all_ else f"{done} of {all_}"
+
+
+def _along(section: Section, main: str | None) -> Part:
+    if main is None:
+        return []
+    metric = section.metrics[main]
+    steps = list(section.scored_steps.get(main, []))
+    last = max((int(c.train["step"][-1]) for c in section.cells if "step" in c.train), default=0)
+    ended_there = all(
+        f"metrics.{main}" not in c.scores or c.scores["step"][-1] == last
+        for c in section.cells
+        if c.ok
+    )
+    if ended_there and last in steps and main in section.metrics:
+        steps.remove(last)  # the final value says it
+    if len(steps) > STEPS_SHOWN:
+        chosen = np.linspace(0, len(steps) - 1, STEPS_SHOWN).round().astype(int)
+        steps = [steps[i] for i in chosen]
+    part: Part = []
+    for step in steps:
+        values = [at_step(row, main, step) for row in section.rows]
+        part.append(
+            (Column(str(step), f"{unit_label(main, metric)} at step"), _marked(values, metric))
+        )
+    return _with_first(section, part, None)
+
+
+def at_step(row: Row, metric: str, step: int) -> list[float]:
+    """The metric's values, one for each seed that was scored at the step."""
+    values = []
+    for cell in row.ok:
+        scores = cell.scores.get(f"metrics.{metric}")
+        if scores is not None:
+            found = scores[cell.scores["step"] == step]
+            values += [float(v) for v in found[:1] if np.isfinite(v)]
+    return values
+
+
+def _final(section: Section, main: str | None) -> Part:
+    names = sorted(section.metrics, key=lambda name: name != main)
+    part: Part = []
+    befores: list[Value] = []
+    for name in names:
+        metric = section.metrics[name]
+        values = _marked([row.values(name) for row in section.rows], metric)
+        heading = unit_label(name, metric).replace(" (", "\n(")
+        part.append((Column(f"final {heading}" if name == main else heading), values))
+        before = [c.before[name].value for c in section.cells if name in c.before]
+        befores.append(Value(with_spread(_one_a_seed(section, name), metric) if before else DASH))
+    return _with_first(section, part, befores)
+
+
+def _one_a_seed(section: Section, metric: str) -> list[float]:
+    """The untouched model's value for each seed: every method of a seed starts from the same."""
+    seeds = {c.seed: c.before[metric].value for c in section.cells if metric in c.before}
+    return [seeds[seed] for seed in sorted(seeds)]
+
+
+def _forgetting(section: Section) -> Part:
+    if all(cell.forgetting is None for cell in section.cells):
+        return []
+    metric = Metric(0.0, 1, False, forgetting_unit(section), None)
+    values = [[c.forgetting for c in row.ok if c.forgetting is not None] for row in section.rows]
+    unit = " (points)" if metric.unit == "fraction" else ""
+    part: Part = [(Column(f"forgotten,\nmean drop{unit}"), _marked(values, metric))]
+    return _with_first(section, part, None)
+
+
+def forgetting_unit(section: Section) -> str:
+    """Unit of the mean drop: its parts', where they have one in common."""
+    units = {unit for cell in section.cells for unit in cell.forgetting_units}
+    return units.pop() if len(units) == 1 else "mixed"
+
+
+def _cost(section: Section) -> Part:
+    def column(key: str, show: Callable[[float], str]) -> list[Value]:
+        return [Value(_mean((cell.cost[key] for cell in row.ok), show)) for row in section.rows]
+
+    part: Part = [
+        (Column("tokens/s"), column("tokens_per_second", lambda v: f"{v:,.0f}")),
+        (Column("peak\nmemory\n(GiB)"), column("peak_memory_bytes", lambda v: f"{v / 2**30:.2f}")),
+    ]
+    return _with_first(section, part, None)
+
+
+def _paper(section: Section) -> Part:
+    beside = paper.beside(section.task)
+    if beside is None:
+        return []
+    group = f"paper, {beside.quantity}:\n{beside.setting}"
+    part: Part = []
+    for i, title_ in enumerate(beside.columns):
+        values = []
+        for row in section.rows:
+            number = beside.rows.get((row.method, row.rank), (None,) * len(beside.columns))[i]
+            values.append(Value(DASH if number is None else f"{number:.1f}"))
+        part.append((Column(title_, group, quoted=True), values))
+    return _with_first(section, part, None)
+
+
+def _with_first(section: Section, part: Part, first: list[Value] | None) -> Part:
+    """Add the untouched model's values in front, where the table has that row."""
+    if not _has_before(section):
+        return part
+    first = first or [Value()] * len(part)
+    return [(column, [value, *values]) for (column, values), value in zip(part, first, strict=True)]
+
+
+def _marked(values: list[list[float]], metric: Metric) -> list[Value]:
+    """Values with the best and the second best marked; what prints alike is marked alike."""
+    texts = [with_spread(v, metric) for v in values]
+    shown = [None if t == DASH else float(t.split()[0]) for t in texts]
+    ranked = sorted({s for s in shown if s is not None}, reverse=metric.higher_is_better)
+    marks = dict(zip(ranked, ("best", "second"), strict=False)) if len(ranked) > 1 else {}
+    return [
+        Value(text, marks.get(s, "") if s is not None else "")
+        for text, s in zip(texts, shown, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def title(section: Section) -> str:
+    words = f"{section.task_label} on {section.model_label}, {section.scale} scale"
+    if section.split != "reported":
+        words += f" ({section.split} seeds: they choose learning rates and are not results)"
+    return words
+
+
+def sheet(section: Section) -> list[str]:
+    """What was run: model, data, steps, seeds, machine."""
+    cells = section.cells
+    settings = dict(section.task_settings)
+    pairs = settings.pop("pairs", None)
+    data = [section.task_label] + ([count(pairs, "pair")] if isinstance(pairs, int) else [])
+    data += [f"{key} {value}" for key, value in settings.items() if value is not None]
+    data += sorted({name for cell in cells for name in cell.data} if pairs is None else [])
+    seeds = sorted({cell.seed for cell in cells})
+    spread = "; ± is the standard deviation over seeds" if len(seeds) > 1 else "; no spread known"
+    threads = sorted({cell.threads for cell in cells if cell.threads})
+    lines = [
+        f"model: {section.model_label} ({section.model})",
+        f"task: {', '.join(data)}",
+        f"training: {_training(section)}",
+        f"seeds: {len(seeds)} ({', '.join(map(str, seeds))}){spread}",
+        f"device: {section.device}, precision {section.precision}"
+        + (f", {'/'.join(map(str, threads))} threads" if threads else ""),
+        f"records: {_statuses(cells)}",
+        f"experiment: {', '.join(sorted({cell.experiment for cell in cells}))}",
+        f"code: {', '.join(sorted({_short_commit(cell.git) for cell in cells}))}",
+    ]
+    return [line for line in lines if line]
+
+
+def _training(section: Section) -> str:
+    steps = sorted({step for row in section.rows for step in _steps(row)})
+    words = []
+    if steps:
+        words.append(
+            f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
+        )
+    size = section.shared("trainer.batch_size")
+    times = section.shared("trainer.accumulation") or 1
+    if isinstance(size, int) and isinstance(times, int):
+        words.append(f"{size * times} examples a step")
+    schedule = section.shared("trainer.schedule")
+    if schedule:
+        words.append(f"{schedule} schedule")
+    return ", ".join(words) or "not said"
+
+
+def _steps(row: Row) -> set[int]:
+    planned = row.settings.get("trainer.max_steps")
+    if isinstance(planned, int):
+        return {planned}
+    return {int(cell.train["step"][-1]) for cell in row.ok if "step" in cell.train}
+
+
+def _statuses(cells: list[Cell]) -> str:
+    counts = {s: sum(c.status == s for c in cells) for s in ("ok", "diverged", "failed", "skipped")}
+    return f"{len(cells):,} ({', '.join(f'{n:,} {s}' for s, n in counts.items() if n)})"
+
+
+def _short_commit(git: str) -> str:
+    return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", git)
+
+
+def notes(section: Section, main: str | None) -> list[str]:
+    """What must be said below the table: warnings first, then cells that have no result."""
+    said = _budgets(section) + _unequal(section)
+    if main is not None and section.metrics[main].chance is not None:
+        metric = section.metrics[main]
+        chance = format_number(scaled(metric, metric.chance or 0.0), metric.unit)
+        percent = " %" if metric.unit == "fraction" else ""
+        said.append(f"chance level of {main.replace('_', ' ')}: {chance}{percent}")
+    beside = paper.beside(section.task)
+    if beside is not None:
+        said.append(
+            f"the paper's numbers ({paper.CITATION}, {beside.source}) were measured on "
+            f"{beside.setting}, not on {section.model_label}"
+        )
+    said += [_sentence(row, cell) for row in section.rows for cell in row.cells if not cell.ok]
+    return said
+
+
+def _budgets(section: Section) -> list[str]:
+    """Adapters of one rank should train equally many parameters."""
+    said = []
+    for rank in sorted({row.rank for row in section.rows if row.rank is not None}):
+        budgets = {
+            row.name: row.trainable for row in section.rows if row.rank == rank and row.trainable
+        }
+        if budgets and max(budgets.values()) > min(budgets.values()) * (1 + BUDGET_TOLERANCE):
+            parts = ", ".join(f"{name} {number:,}" for name, number in budgets.items())
+            said.append(f"WARNING: unequal budgets at r={rank}, trainable parameters: {parts}")
+    full = next((r.trainable for r in section.rows if r.method == "fft" and r.trainable), None)
+    if full and any(row.rank is not None for row in section.rows):
+        said.append(f"FFT trains all {full:,} parameters; it has no form at an adapter's budget")
+    return said
+
+
+def _unequal(section: Section) -> list[str]:
+    said = []
+    steps = {row.full_name: sorted(_steps(row)) for row in section.rows}
+    if len({tuple(s) for s in steps.values() if s}) > 1:
+        parts = "; ".join(f"{name}: {', '.join(map(str, s))}" for name, s in steps.items() if s)
+        said.append(f"WARNING: rows differ in training steps: {parts}")
+    seeds = {tuple(cell.seed for cell in row.ok) for row in section.rows if row.ok}
+    if len(seeds) > 1:
+        said.append("WARNING: rows differ in the seeds behind them; see the column of seeds")
+    data = {cell.data for cell in section.cells if cell.data}
+    if len(data) > 1:
+        said.append(
+            f"WARNING: cells differ in their data: {' / '.join(map(', '.join, sorted(data)))}"
+        )
+    return said
+
+
+def _sentence(row: Row, cell: Cell) -> str:
+    reason = " ".join((cell.reason or "").split())
+    reason = reason if len(reason) <= 200 else f"{reason[:199]}…"
+    return f"{cell.status}: {row.full_name}, seed {cell.seed} ({cell.cell}): {reason}"
+
+
+# ---------------------------------------------------------------------------- CSV
+
+
+def as_csv(sections: Sequence[Section], command: str) -> str:
+    """One line a row of every section, numbers as they are in the records (fractions, bytes)."""
+    lines = [_csv_line(section, row, command) for section in sections for row in section.rows]
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    # What every line has comes first; the cell ids and the command last.
+    tail = ["cells", "command"]
+    keys = [key for key in keys if key not in tail] + tail
+    out = io.StringIO()
+    writer = csv.DictWriter(out, keys, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _csv_line(section: Section, row: Row, command: str) -> dict[str, object]:
+    line: dict[str, object] = {
+        "task": section.task,
+        "model": section.model,
+        "scale": section.scale,
+        "split": section.split,
+        "device": section.device,
+        "precision": section.precision,
+        "method": row.method,
+        "variant": row.variant,
+        "rank": "" if row.rank is None else row.rank,
+        "learning_rate": "" if row.learning_rate is None else row.learning_rate,
+        "seeds": len(row.ok),
+        "statuses": " ".join(f"{cell.seed}:{cell.status}" for cell in row.cells),
+        "trainable_parameters": "" if row.trainable is None else row.trainable,
+    }
+    for name in section.metrics:
+        line |= _csv_values(name, row.values(name))
+        before = [c.before[name].value for c in row.ok if name in c.before]
+        if before:
+            line |= _csv_values(f"{name}_before", before)
+        for step in section.scored_steps.get(name, []):
+            line |= _csv_values(f"{name}_at_{step}", at_step(row, name, step))
+    dropped = [cell.forgetting for cell in row.ok if cell.forgetting is not None]
+    if dropped:
+        line |= _csv_values("forgetting", dropped)
+    for key in ("tokens_per_second", "peak_memory_bytes", "training_seconds"):
+        known = [number for cell in row.ok if (number := cell.cost[key]) is not None]
+        line |= _csv_values(key, known)
+    beside = paper.beside(section.task)
+    if beside is not None:
+        line["paper_setting"] = beside.setting
+        numbers = beside.rows.get((row.method, row.rank), (None,) * len(beside.columns))
+        for column, number in zip(beside.columns, numbers, strict=True):
+            line[f"paper {beside.quantity} {column}"] = "" if number is None else number
+    line["cells"] = " ".join(cell.cell for cell in row.cells)
+    line["command"] = command
+    return line
+
+
+def _csv_values(name: str, values: list[float]) -> dict[str, object]:
+    if not values:
+        return {f"{name}_mean": "", f"{name}_sd": ""}
+    mean, spread = mean_and_spread(values)
+    return {f"{name}_mean": mean, f"{name}_sd": "" if spread is None else spread}

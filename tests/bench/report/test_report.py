@@ -1,0 +1,193 @@
+"""The command as a whole: files, messages, exit status, same bytes for the same records."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import records, report
+from bench.report import figures
+from bench.report.__main__ import main
+
+FILES = [
+    "accuracy.png",
+    "accuracy.svg",
+    "loss.png",
+    "loss.svg",
+    "table.csv",
+    "table.md",
+    "table.tex",
+]
+
+
+def test_command_prints_the_table_and_the_files(study: Path, root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.report", study], capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    assert "UUID pairs on SmolLM2-135M-Instruct, laptop scale" in done.stdout
+    wrote = [line.removeprefix("wrote ") for line in done.stdout.splitlines() if "wrote" in line]
+    assert sorted(wrote) == [str(study / "report" / name) for name in FILES]
+    assert sorted(p.name for p in (study / "report").iterdir()) == FILES
+
+
+def test_every_file_says_its_command_and_its_records(study: Path, tmp_path: Path) -> None:
+    assert main([str(study), "--out", str(tmp_path / "out")]) == 0
+    ids = [path.stem for path in records.find(study)]
+    for name in FILES:
+        content = (tmp_path / "out" / name).read_bytes().decode("utf-8", "ignore")
+        assert f"python -m bench.report {study}" in content, name
+        assert all(cell in content for cell in ids), name
+
+
+def test_same_records_same_bytes(study: Path, tmp_path: Path) -> None:
+    for out in ("a", "b"):
+        assert main([str(study), "--out", str(tmp_path / out)]) == 0
+        for file in records.find(study):  # the order in which files lie on the disk is no matter
+            content = file.read_bytes()
+            file.unlink()
+            file.write_bytes(content)
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert not re.search(rb"<dc:date>|tIME", (tmp_path / "a" / "loss.svg").read_bytes())
+
+
+def test_markdown_shows_the_figures(study: Path) -> None:
+    main([str(study)])
+    markdown = (study / "report" / "table.md").read_text()
+    for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
+        assert (study / "report" / name).is_file()
+    assert markdown.count("![") == 2
+
+
+def test_several_settings_have_files_of_their_own(study: Path, make, capsys) -> None:
+    records.write(make(pairs=64), study)
+    assert main([str(study)]) == 0
+    names = {p.name for p in (study / "report").iterdir()}
+    first = "uuid-smollm2_135m_wheel-laptop-"
+    assert {f"{first}loss.svg", f"{first}2-loss.svg", f"{first}accuracy.png"} <= names
+    assert "32 pairs" in (out := capsys.readouterr().out) and "64 pairs" in out
+
+
+def test_a_torn_file_is_named_and_the_rest_reported(study: Path, capsys) -> None:
+    (study / "0000000000000000.json").write_text('{"cell": "0')
+    (study / "1111111111111111.json").write_text('{"hello": 1}')
+    assert main([str(study)]) == 1
+    out = capsys.readouterr().out
+    assert out.count("WARNING: refused, and not part of any number") == 2
+    assert "0000000000000000.json" in out and "records: 9 (9 ok)" in out
+    assert "1111111111111111.json" in (study / "report" / "table.md").read_text()
+
+
+def test_torn_curves_are_refused_too(study: Path) -> None:
+    file = records.find(study)[0]
+    record = json.loads(file.read_text())
+    record["curves"]["train"][3]["loss"] = "2.5"
+    file.write_text(json.dumps(record))
+    (refused,) = report.collect(study).refused
+    assert str(file) in refused and "curves.train[3].loss is '2.5'" in refused
+
+
+def test_nothing_to_report(tmp_path: Path, capsys) -> None:
+    (tmp_path / "notes.json").write_text("{}")
+    assert main([str(tmp_path)]) == 2
+    assert f"{tmp_path}: no records here" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    (tmp_path / "0000000000000000.json").write_text("{")
+    assert main([str(tmp_path)]) == 2
+    assert "no readable record" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_named(study: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(study), "--out", str(tmp_path / "file")]) == 2
+    assert f"cannot write in {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_one_record_is_enough(tmp_path: Path, make, capsys) -> None:
+    file = records.write(make(seed=1), tmp_path)
+    assert main([str(file)]) == 0
+    assert "seeds: 1 (1); no spread known" in capsys.readouterr().out
+    assert (tmp_path / "report" / "loss.svg").exists()
+
+
+def test_a_method_looks_the_same_everywhere(study: Path, make) -> None:
+    rows = report.collect(study).sections()[0].rows
+    alone = figures.looks(rows[2:])
+    assert figures.looks(rows)[2] == alone[0]
+    assert len({(look.colour, look.marker) for look in figures.looks(rows)}) == 3
+    assert figures.method_look("unheard_of") == figures.method_look("unheard_of")
+
+
+def test_rows_of_one_method_can_be_told_apart(tmp_path: Path, make) -> None:
+    for i in range(12):
+        records.write(make(rate=1e-4 * (i + 1)), tmp_path)
+    looks = figures.looks(report.collect(tmp_path).sections()[0].rows)
+    assert len({look.marker for look in looks}) == 1
+    assert len({(look.colour, look.filling) for look in looks}) == 12
+
+
+def test_only_so_many_rows_are_drawn(tmp_path: Path, make) -> None:
+    for i in range(30):
+        records.write(make(rate=1e-4 * (i + 1), middle=20 + 3 * i), tmp_path)
+        records.write(make("fft", rate=1e-5 * (i + 1), middle=20 + 3 * i), tmp_path)
+    section = report.collect(tmp_path).sections()[0]
+    rows, note = figures.drawable(section, "accuracy")
+    assert [(row.method, row.learning_rate) for row in rows] == [("fft", 1e-5), ("mora", 1e-4)]
+    assert note.startswith("2 of 60 rows drawn")
+
+
+def test_a_diverged_row_is_drawn_to_where_it_broke(tmp_path: Path, make) -> None:
+    train = [{"step": s, "loss": 3.0 + s if s < 5 else None} for s in range(1, 6)]
+    record = make(
+        status="diverged", reason="not finite", metrics={}, curves={"train": train, "scores": []}
+    )
+    records.write(record, tmp_path)
+    (row,) = report.collect(tmp_path).sections()[0].rows
+    found = figures.curve(row, "train", "step", "loss")
+    assert found is not None and found.broke_off
+    assert found.x.tolist() == [1, 2, 3, 4]
+    assert main([str(tmp_path)]) == 0
+
+
+def test_a_curve_is_the_mean_at_shared_steps(tmp_path: Path, make) -> None:
+    for seed, scored in ((1, (15, 30, 60)), (2, (30, 45, 60))):
+        records.write(make(seed=seed, scored=scored, final=0.5 * seed), tmp_path)
+    (row,) = report.collect(tmp_path).sections()[0].rows
+    found = figures.curve(row, "scores", "step", "metrics.accuracy")
+    assert found is not None
+    assert found.x.tolist() == [30, 60]
+    assert (found.low[-1], found.mean[-1], found.high[-1]) == (0.5, 0.75, 1.0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_records(tmp_path: Path, make, root: Path) -> None:
+    """Under 10 s and 1 GiB, figures included."""
+    rng = random.Random(0)
+    for method in ("fft", "lora", "mora", "dora"):
+        for i in range(10):
+            text = json.dumps(make(method, rate=1e-4 * (i + 1), cell="0" * 16, seed=123456))
+            for seed in range(250):
+                cell = f"{rng.getrandbits(64):016x}"
+                made = text.replace("0" * 16, cell).replace("123456", str(seed))
+                (tmp_path / f"{cell}.json").write_text(made)
+    program = (
+        "import resource, sys, time; from bench.report.__main__ import main\n"
+        "status = main(sys.argv[1:])\n"
+        "memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(memory, time.process_time()); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    assert "records: 10,000 (10,000 ok)" in done.stdout
+    memory, seconds = map(float, done.stdout.splitlines()[-1].split())
+    assert memory < 1024 * 1024  # KiB
+    assert seconds < 10  # of this process alone: the machine may be busy with others

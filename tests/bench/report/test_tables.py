@@ -1,0 +1,297 @@
+"""Tables: right numbers, nothing averaged that differs, everything said that must be."""
+
+import csv
+import io
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from bench import records, report
+from bench.errors import UserError
+from bench.report import paper, render, tables
+from bench.report.cells import collect, format_rate
+
+
+def sheets(folder: Path, metric: str | None = None) -> list[report.Sheet]:
+    return report.make(collect(folder), metric).sheets
+
+
+def fields(sheet: report.Sheet) -> list[dict[str, str]]:
+    """Rows of a table as {group + title: text}."""
+    names = [" ".join(f"{c.group} {c.title}".split()) for c in sheet.table.columns]
+    return [dict(zip(names, (v.text for v in row), strict=True)) for row in sheet.table.rows]
+
+
+def test_table_has_the_papers_form(study: Path) -> None:
+    (sheet,) = sheets(study)
+    rows = fields(sheet)
+    assert [row["method"] for row in rows] == ["FFT", "LoRA", "MoRA"]
+    assert [row["r"] for row in rows] == ["–", "8", "8"]
+    assert [row["learning rate"] for row in rows] == ["1e-4", "2e-3", "1e-3"]
+    assert [row["seeds"] for row in rows] == ["3"] * 3
+    assert rows[1]["trainable parameters"] == "2,442,240"
+    assert [name for name in rows[0] if name.startswith("accuracy")] == [
+        "accuracy (%) at step 15",
+        "accuracy (%) at step 30",
+        "accuracy (%) at step 45",
+    ]
+    for name in ("final accuracy (%)", "exact match (%)", "tokens/s", "peak memory (GiB)"):
+        assert name in rows[0]
+    assert sheet.table.sheet == [
+        "model: SmolLM2-135M-Instruct (smollm2_135m_wheel)",
+        "task: UUID pairs, 32 pairs, loss_on all",
+        "training: 60 steps, 32 examples a step, linear schedule",
+        "seeds: 3 (1, 2, 3); ± is the standard deviation over seeds",
+        "device: cpu, precision fp32, 2 threads",
+        "records: 9 (9 ok)",
+        "experiment: table2_uuid",
+        "code: 0123456789",
+    ]
+
+
+def test_means_and_spreads(study: Path) -> None:
+    at_30, tokens = [], []
+    for file in records.find(study):
+        record = records.read(file)
+        if record["method"]["name"] == "mora":
+            at_30.append(100 * record["curves"]["scores"][1]["metrics"]["accuracy"])
+            tokens.append(record["cost"]["tokens_per_second"])
+    row = fields(sheets(study)[0])[2]
+    expected = f"{statistics.mean(at_30):.1f} ± {statistics.stdev(at_30):.1f}"
+    assert row["accuracy (%) at step 30"] == expected
+    assert row["tokens/s"] == f"{statistics.mean(tokens):,.0f}"
+    assert row["peak memory (GiB)"] == "1.60"
+
+
+def test_the_papers_row_stands_beside_and_says_what_it_is(study: Path) -> None:
+    (sheet,) = sheets(study)
+    group = f"paper, accuracy (%) at step: {paper.UUID_SETTING}"
+    for row, key in zip(fields(sheet), [("fft", None), ("lora", 8), ("mora", 8)], strict=True):
+        for step, number in paper.TABLE2[key].items():
+            assert row[f"{group} {step}"] == f"{number:.1f}"
+    assert "LLaMA-2 7B, 10,000 pairs" in render.text(sheet.table)
+    assert any("not on SmolLM2-135M-Instruct" in note for note in sheet.table.notes)
+
+
+def test_columns_are_aligned(study: Path) -> None:
+    lines = render.text(sheets(study)[0].table).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("---"))
+    body = lines[start + 1 : start + 4]
+    assert len({line.index("|") for line in body}) == 1
+    assert len({line.rindex(".") for line in body}) == 1
+
+
+def test_a_narrow_terminal_gets_blocks(study: Path) -> None:
+    table = sheets(study)[0].table
+    text = render.text(table, 80)
+    grid = [line for line in text.splitlines() if line.startswith(("FFT ", "MoRA ", "---"))]
+    assert len(grid) > 3 * 1 and all(len(line) <= 80 for line in grid)
+    for row in table.rows:
+        for value in row:
+            assert value.text in text
+
+
+def test_settings_are_never_averaged_together(tmp_path: Path, make) -> None:
+    records.write(make(seed=1), tmp_path)
+    records.write(make(seed=2, pairs=64), tmp_path)
+    records.write(make(seed=3, scale="paper"), tmp_path)
+    model = {"name": "tiny", "label": "Tiny LLaMA", "source": None, "revision": None}
+    records.write(make(seed=4, model=model), tmp_path)
+    made = make(seed=5)
+    made["environment"] = made["environment"] | {"precision": "bf16"}
+    made["cell"] = "f" * 16
+    records.write(made, tmp_path)
+    assert [len(sheet.section.rows) for sheet in sheets(tmp_path)] == [1] * 5
+    slugs = [sheet.slug for sheet in sheets(tmp_path)]
+    assert len(set(slugs)) == 5
+
+
+def test_trials_are_rows_and_variants_are_named(tmp_path: Path, make) -> None:
+    for seed in (1, 2):
+        for rate in (1e-3, 2e-3):
+            records.write(make(rate=rate, seed=seed, settings={"operator": "rotation"}), tmp_path)
+        records.write(make(seed=seed, settings={"operator": "sharing"}), tmp_path)
+        records.write(make("lora", seed=seed), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert [(row.name, row.learning_rate) for row in sheet.section.rows] == [
+        ("LoRA", 1e-3),
+        ("MoRA (rotation)", 1e-3),
+        ("MoRA (rotation)", 2e-3),
+        ("MoRA (sharing)", 1e-3),
+    ]
+
+
+def test_validation_seeds_are_kept_apart(study: Path, make) -> None:
+    records.write(make(seed=9, split="validation"), study)
+    reported, validation = sheets(study)
+    assert len(reported.section.cells) == 9
+    assert len(validation.section.cells) == 1
+    assert "they choose learning rates and are not results" in validation.table.title
+
+
+def test_unequal_budgets_are_said(study: Path, make) -> None:
+    def notes() -> str:
+        return "\n".join(sheets(study)[0].table.notes)
+
+    assert "it has no form at an adapter's budget" in notes()
+    records.write(make("dora", seed=1, trainable=2_466_000), study)
+    assert "WARNING: unequal budgets" not in notes()  # 0.97 %
+    records.write(make("lora_plus", seed=1, trainable=2_467_000), study)
+    assert "WARNING: unequal budgets at r=8" in notes()  # 1.01 %
+    assert "LoRA+ 2,467,000" in notes()
+
+
+def test_cells_without_a_result_are_listed_and_counted(study: Path, make) -> None:
+    empty = {"metrics": {}, "examples": {}}
+    for status, reason in (
+        ("failed", "OutOfMemoryError: a\nb"),
+        ("diverged", "the loss was not finite at step 7"),
+        ("skipped", "no data"),
+    ):
+        rate = {"failed": 1e-3, "diverged": 3e-3, "skipped": 5e-3}[status]
+        records.write(make(rate=rate, seed=4, status=status, reason=reason, **empty), study)
+    (sheet,) = sheets(study)
+    notes = "\n".join(sheet.table.notes)
+    assert re.search(
+        r"failed: MoRA r=8, lr 1e-3, seed 4 \([0-9a-f]{16}\): OutOfMemoryError: a b\n", notes
+    )
+    assert "diverged: MoRA r=8, lr 3e-3, seed 4" in notes
+    assert "skipped: MoRA r=8, lr 5e-3, seed 4" in notes
+    assert [row["seeds"] for row in fields(sheet)[2:]] == ["3 of 4", "0 of 1", "0 of 1"]
+    assert "records: 12 (9 ok, 1 diverged, 1 failed, 1 skipped)" in sheet.table.sheet
+    full = fields(sheet)[2]["final accuracy (%)"]
+    assert full == fields(sheets(study)[0])[2]["final accuracy (%)"]
+
+
+def test_rows_of_unequal_length_are_said(study: Path, make) -> None:
+    records.write(make("dora", seed=1, steps=30, scored=(15, 30)), study)
+    notes = "\n".join(sheets(study)[0].table.notes)
+    assert "WARNING: rows differ in training steps" in notes
+    assert "DoRA r=8, lr 1e-3: 30" in notes
+    assert "WARNING: rows differ in the seeds" in notes
+
+
+def pretraining(make, method: str, seed: int, perplexity: float, before: float | None):
+    metric = {"n": 100, "higher_is_better": False, "unit": "perplexity", "chance": None}
+    part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 50, "unit": "fraction"}
+    record = make(
+        method,
+        128,
+        seed=seed,
+        task={"name": "docs", "label": "Documentation", "settings": {}, "data": [
+            {"name": "docstrings", "revision": "numpy 2.4"}]},
+        metrics={"perplexity": {"value": perplexity} | metric},
+        before={} if before is None else {"perplexity": {"value": before} | metric},
+        forgetting={"mean_drop": 0.1, "parts": {"pydoc": part}},
+        curves={"train": [{"step": 1, "loss": 3.0}], "scores": []},
+        examples={},
+    )  # fmt: skip
+    record["config"]["task"] = {"split": "docs"}
+    return record
+
+
+def test_other_tasks_with_before_and_forgetting(tmp_path: Path, make) -> None:
+    for seed in (1, 2):
+        records.write(pretraining(make, "lora", seed, 30.0 + seed, 100.0 * seed), tmp_path)
+        records.write(pretraining(make, "mora", seed, 25.0 + seed, 100.0 * seed), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    rows = fields(sheet)
+    assert [row["method"] for row in rows] == ["untouched model", "LoRA", "MoRA"]
+    assert [row["final perplexity"] for row in rows] == [
+        "150.00 ± 70.71",
+        "31.50 ± 0.71",
+        "26.50 ± 0.71",
+    ]
+    assert rows[1]["forgotten, mean drop (points)"] == "10.0 ± 0.0"
+    marks = [row[-4].mark for row in sheet.table.rows]
+    assert marks == ["", "second", "best"]  # lower is better
+    assert "task: Documentation, split docs, docstrings numpy 2.4" in sheet.table.sheet
+
+
+def test_metric_chooses_and_is_checked(study: Path) -> None:
+    names = list(fields(sheets(study, "exact_match")[0])[0])
+    assert "exact match (%) at step 30" in names and "final exact match (%)" in names
+    with pytest.raises(UserError, match=r"--metric bleu: .* there are: accuracy, exact_match"):
+        report.make(collect(study), "bleu")
+
+
+def test_many_scored_steps_are_thinned(tmp_path: Path, make) -> None:
+    records.write(make(steps=60, scored=tuple(range(2, 62, 2))), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    shown = [int(c.title) for c in sheet.table.columns if c.group.startswith("accuracy")]
+    assert shown == [2, 14, 24, 36, 46, 58]
+    header = tables.as_csv([sheet.section], "").splitlines()[0]
+    assert header.count("accuracy_at_") == 2 * 30
+
+
+def test_csv_has_raw_numbers(study: Path) -> None:
+    made = report.make(collect(study))
+    text = tables.as_csv([sheet.section for sheet in made.sheets], made.command)
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [line["method"] for line in lines] == ["fft", "lora", "mora"]
+    finals = [
+        record["metrics"]["accuracy"]["value"]
+        for file in records.find(study)
+        if (record := records.read(file))["method"]["name"] == "lora"
+    ]
+    assert float(lines[1]["accuracy_mean"]) == pytest.approx(statistics.mean(finals))
+    assert float(lines[1]["accuracy_sd"]) == pytest.approx(statistics.stdev(finals))
+    assert lines[1]["paper accuracy (%) at step 900"] == "54.2"
+    assert len(lines[1]["cells"].split()) == 3
+    assert lines[1]["command"] == made.command
+
+
+HOSTILE = "<script>alert('x')</script> | \\input{/etc/passwd} $x^2_y$ & `id`\n\x1b[31m# %~"
+
+
+def test_words_of_a_record_are_no_markup(tmp_path: Path, make) -> None:
+    record = make(status="failed", reason=HOSTILE)
+    record["method"]["label"] = HOSTILE
+    record["model"]["label"] = HOSTILE
+    records.write(record, tmp_path)
+    (sheet,) = sheets(tmp_path)
+    markdown = render.markdown(sheet.table)
+    assert "<script" not in markdown and "\\| " in markdown
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    latex = render.latex(sheet.table)
+    assert r"\input" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex
+    assert not re.search(r"(?<!\\)[%#]", latex)
+    text = render.text(sheet.table)
+    assert "\x1b" not in text and "\n# %" not in text
+
+
+def test_latex_is_well_formed(study: Path) -> None:
+    latex = render.latex(sheets(study)[0].table)
+    assert latex.count("{") == latex.count("}")
+    spec = re.search(r"\\begin\{tabular\}\{(.*)\}", latex)
+    assert spec is not None
+    columns = len(re.sub(r"@\{[^}]*\}", "", spec[1]))
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 3
+    assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
+    heads = [line for line in latex.splitlines() if r"\multicolumn" in line]
+    spans = [int(n) for n in re.findall(r"multicolumn\{(\d+)\}", heads[0])]
+    assert heads[0].count("&") + sum(spans) - len(spans) == columns - 1
+    assert r"\textbf{97.1 $\pm$ 0.2}" in latex
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(3e-4, "3e-4"), (1.5e-3, "1.5e-3"), (1.0, "1e0"), (2e-5, "2e-5")]
+)
+def test_learning_rates_are_short(rate: float, text: str) -> None:
+    assert format_rate(rate) == text
+
+
+def test_a_cell_that_lies_there_twice_counts_once(study: Path) -> None:
+    file = records.find(study)[0]
+    again = study / "again" / file.name
+    again.parent.mkdir()
+    record = json.loads(file.read_text())
+    again.write_text(json.dumps(record))
+    made = report.make(collect(study))
+    assert sum(len(sheet.section.cells) for sheet in made.sheets) == 9
+    assert made.warnings == [f"cells that lie there twice, each counted once: {again}"]
