@@ -1,0 +1,144 @@
+"""Status: every cell in its right state, from records and claims of living and dead owners."""
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import records, status
+
+
+def make(cell: str, state: str = "ok", reason: str | None = None, seed: int = 1) -> records.Record:
+    return records.blank(
+        cell=cell,
+        status=state,
+        reason=reason,
+        method={"name": "mora", "label": "MoRA", "rank": 8, "learning_rate": 1e-3, "settings": {}},
+        model={"name": "tiny", "label": "Tiny", "source": None, "revision": None},
+        task={"name": "uuid", "label": "UUID pairs", "settings": {}, "data": []},
+        seed=seed,
+    )
+
+
+def claim(folder: Path, cell: str, age: float = 0.0, **known: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{cell}.claim"
+    content = {
+        "cell": cell,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "boot_id": status.boot_id(),
+        "token": "t",
+        "started": "2026-01-01T00:00:00+00:00",
+        "heartbeat": "2026-01-01T00:00:00+00:00",
+        "total_steps": 60,
+        "step": 12,
+    }
+    path.write_text(json.dumps(content | known))
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+@pytest.fixture(scope="module")
+def dead() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {cell.cell[0]: cell.state for cell in status.survey(folder)}
+
+
+def test_every_state(tmp_path: Path, dead: int) -> None:
+    records.write(make("a" * 16), tmp_path)
+    records.write(make("b" * 16, "failed", "out of memory"), tmp_path)
+    records.write(make("c" * 16, "diverged", "loss"), tmp_path / "below")
+    records.write(make("d" * 16, "skipped", "no data"), tmp_path)
+    claim(tmp_path, "e" * 16)
+    claim(tmp_path, "f" * 16, age=121)
+    claim(tmp_path, "0" * 16, pid=dead)
+    claim(tmp_path, "1" * 16, boot_id="another boot")
+    claim(tmp_path, "2" * 16, host="elsewhere", pid=dead)
+    claim(tmp_path, "3" * 16, host="elsewhere", age=121)
+    (tmp_path / f"{'4' * 16}.json").write_text('{"torn')
+    assert states(tmp_path) == {
+        "a": "done", "b": "failed", "c": "diverged", "d": "skipped",
+        "e": "running", "f": "stale", "0": "stale", "1": "stale", "2": "running", "3": "stale",
+        "4": "broken",
+    }  # fmt: skip
+
+
+def test_a_claim_beside_a_record(tmp_path: Path, dead: int) -> None:
+    for cell in "abc":
+        records.write(make(cell * 16), tmp_path)
+    claim(tmp_path, "a" * 16, pid=dead)  # left behind: the cell has ended
+    claim(tmp_path, "b" * 16)  # run again
+    assert states(tmp_path) == {"a": "done", "b": "running", "c": "done"}
+
+
+def test_clocks_and_torn_claims(tmp_path: Path) -> None:
+    claim(tmp_path, "a" * 16, age=-5000, host="elsewhere")  # its clock is ahead of ours
+    torn = claim(tmp_path, "b" * 16)
+    torn.write_text('{"cell"')
+    old = claim(tmp_path, "c" * 16)
+    old.write_text("[]")
+    os.utime(old, (0, 0))
+    assert states(tmp_path) == {"a": "running", "b": "running", "c": "stale"}
+    ahead = next(cell for cell in status.survey(tmp_path) if cell.cell == "a" * 16)
+    assert ahead.detail.endswith("last sign 0 seconds ago")
+
+
+def test_the_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.write(make("a" * 16), tmp_path)
+    records.write(make("b" * 16, "failed", "out\nof \x1b memory", seed=2), tmp_path)
+    claim(tmp_path, "e" * 16, started="2100-01-01T00:00:00")
+    assert status.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{tmp_path}: 3 cells: 1 done, 1 running, 0 stale, 1 failed, 0 diverged"
+    assert f"  {'a' * 16}  uuid tiny MoRA r=8 lr=0.001 seed=1" in lines
+    assert f"  {'b' * 16}  uuid tiny MoRA r=8 lr=0.001 seed=2  out of   memory" in lines
+    running = next(line for line in lines if "e" * 16 in line)
+    assert f"step 12 of 60, {socket.gethostname()}, process {os.getpid()}" in running
+
+
+def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.write(make("a" * 16), tmp_path)
+    assert status.main([str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["counts"]["done"] == 1
+    assert told["cells"][0]["file"] == str(tmp_path / f"{'a' * 16}.json")
+
+
+def test_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([str(tmp_path)]) == 2
+    assert "no cells here" in capsys.readouterr().err
+    assert status.main([str(tmp_path / "nowhere")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    (tmp_path / f"{'4' * 16}.json").write_text("")
+    assert status.main([str(tmp_path)]) == 1
+    assert f"{'4' * 16}.json: not a complete JSON file" in capsys.readouterr().out
+
+
+def test_ten_thousand_records(tmp_path: Path) -> None:
+    """Under 10 s and 1 GiB."""
+    point = {"loss": 1.2345678, "learning_rate": 1e-3, "grad_norm": 0.987654, "seconds": 12.5}
+    train = [{"step": i, **point} for i in range(60)]
+    text = json.dumps(make("0" * 16) | {"curves": {"train": train, "scores": []}})
+    for i in range(10_000):
+        (tmp_path / f"{i:016x}.json").write_text(text.replace("0" * 16, f"{i:016x}"))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.status", tmp_path], capture_output=True, text=True
+    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "10,000 cells: 10,000 done" in done.stdout, done.stderr
+    assert used.ru_utime + used.ru_stime < 10  # of all children so far; this one is the bulk
+    assert used.ru_maxrss < 1024 * 1024  # KiB
