@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.errors import TaskError
 
@@ -96,8 +96,8 @@ class Task(ABC):
     forgetting_limit: texts or questions of each part; None: all.
     """
 
-    name: ClassVar[str]
-    label: ClassVar[str]  # for tables and figures
+    name: str
+    label: str  # for tables and figures
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import datasets
 
 RUN_OF_WORDS = 13  # the length of a shared run that counts as overlap (GPT-3's, lm-eval's)
+TEXTS_SCANNED = 100_000  # a minute or two
 SHOWN_PROBLEMS = 5
 HUB_TIMEOUT = 5.0  # seconds
 
@@ -32,7 +34,6 @@ class Source:
     files: split -> file name in the local folder.
     splits: split -> split name on the hub, where it differs.
     columns: what a row must hold; `texts`, those of them that must not be empty.
-    rows: split -> rows of the complete set, where known; a local part is named as one.
     repeats: split -> how many rows of the published set repeat an earlier one (None: any number).
     """
 
@@ -46,7 +47,6 @@ class Source:
     revision: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
     data_files: Mapping[str, list[str]] | None = None  # split -> hub files, of a huge set's part
-    rows: Mapping[str, int] = field(default_factory=dict)
     repeats: Mapping[str, int | None] = field(default_factory=dict)
     notes: str = ""
 
@@ -136,12 +136,11 @@ def card(
     }
 
 
-def part_name(name: str, source: Source, split: str, rows: int) -> str:
+def part_name(name: str, rows: int, whole: int | None) -> str:
     """`name`, or `name_1000_of_5000` where only a part of the set is at hand.
 
     A score on a part is not a score on the benchmark, so it does not get its name.
     """
-    whole = source.rows.get(split)
     return name if whole is None or whole == rows else f"{name}_{rows}_of_{whole}"
 
 
@@ -267,7 +266,7 @@ def _revision(source: Source) -> str | None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager
@@ -287,20 +286,24 @@ def quiet_datasets() -> Iterator[None]:
 def overlap(train: Iterable[str], test: Sequence[str], run: int = RUN_OF_WORDS) -> dict[str, Any]:
     """How many test texts share a run of `run` words with a training text.
 
-    Words are lower-cased letters and digits. A text shorter than the run counts as one run.
-    Returns {"run_of_words", "test_rows", "rows_that_overlap", "first": up to ten of their indices}.
+    Words are lower-cased letters and digits. A text shorter than the run counts as one run. Of a
+    huge corpus the first TEXTS_SCANNED are looked at. Returns run_of_words, train_rows (looked
+    at), test_rows, rows_that_overlap and `first`, up to ten of their indices.
     """
     owners: dict[int, set[int]] = {}
     for index, text in enumerate(test):
         for piece in _runs(text, run):
             owners.setdefault(piece, set()).add(index)
     hit: set[int] = set()
-    for text in train:
+    scanned = 0
+    for text in islice(train, TEXTS_SCANNED):
+        scanned += 1
         for piece in _runs(text, run):
             if piece in owners:
                 hit |= owners[piece]
     return {
         "run_of_words": run,
+        "train_rows": scanned,
         "test_rows": len(test),
         "rows_that_overlap": len(hit),
         "first": sorted(hit)[:10],

@@ -7,6 +7,7 @@ Forgets Less" (Biderman et al., arXiv 2405.09673), scored by lm-eval.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +16,10 @@ from tasks.base import Scorer
 from tasks.data import Source, card, load, require, text_fingerprint
 from tasks.errors import TaskError
 from tasks.likelihood import TextScorer
+from tasks.scores import SCORES, scorer
 from tasks.sets import SETS
 
-HARNESS_PARTS = {"hellaswag": "validation", "winogrande": "validation", "arc_challenge": "test"}
+HARNESS_PARTS = ("hellaswag", "winogrande", "arc_challenge")
 TEXT_SETS = {"wikitext2": "test", "wikipedia_sample": "train", "c4_sample": "train"}
 PARTS = ("pydoc_topics", *TEXT_SETS, *HARNESS_PARTS)
 AUTO = ("wikitext2", *HARNESS_PARTS)
@@ -53,20 +55,20 @@ class Forgetting:
     def prepare(self) -> None:
         """Check that the sets are there. Raises TaskError."""
         for name in self._parts():
-            if name != "pydoc_topics":
-                require(*_set(name), self.data_dir)
+            for source, split in _sets(name):
+                require(source, split, self.data_dir)
 
     def scorers(self) -> list[Scorer]:
         return [self._scorer(name) for name in self._parts()]
 
     def data_card(self) -> list[dict[str, Any]]:
-        return [self._card(name) for name in self._parts()]
+        return [entry for name in self._parts() for entry in self._cards(name)]
 
     def _parts(self) -> list[str]:
         if self.names != ["auto"]:
             return self.names
         if self._resolved is None:
-            found = [name for name in AUTO if self._at_hand(*_set(name))]
+            found = [name for name in AUTO if all(self._at_hand(*s) for s in _sets(name))]
             text = [] if "wikitext2" in found else ["pydoc_topics"]
             self._resolved = text + found
         return self._resolved
@@ -82,11 +84,7 @@ class Forgetting:
 
     def _scorer(self, name: str) -> Scorer:
         if name in HARNESS_PARTS:
-            from tasks.harness import HarnessScorer
-
-            return HarnessScorer(
-                f"mora_{name}", few_shot=0, limit=self.limit, data_dir=self.data_dir
-            )
+            return scorer(name, limit=self.limit, data_dir=self.data_dir)
         titles, texts = zip(*self._texts(name), strict=True)
         key = {"set": name, "fingerprint": text_fingerprint(texts)}
         return TextScorer(name, texts, ids=titles, key=key)
@@ -96,7 +94,8 @@ class Forgetting:
         if name == "pydoc_topics":
             texts = pydoc_topics()
         else:
-            column = load(*_set(name), self.data_dir)["text"]
+            ((source, split),) = _sets(name)
+            column = load(source, split, self.data_dir)["text"]
             texts = (
                 articles(column)
                 if name == "wikitext2"
@@ -106,22 +105,26 @@ class Forgetting:
             return texts
         return [(title, text[:CHARACTERS_WITH_LIMIT]) for title, text in texts[: self.limit]]
 
-    def _card(self, name: str) -> dict[str, Any]:
+    def _cards(self, name: str) -> list[dict[str, Any]]:
         if name != "pydoc_topics":
-            source, split = _set(name)
-            return card(source, split, load(source, split, self.data_dir), self.data_dir)
+            return [
+                card(source, split, load(source, split, self.data_dir), self.data_dir)
+                for source, split in _sets(name)
+            ]
         texts = [text for _, text in pydoc_topics()]
-        return {
-            "name": name,
-            "hub_id": None,
-            "revision": _python_version(),
-            "licence": "PSF",
-            "columns": ["topic", "text"],
-            "rows": len(texts),
-            "fingerprint": text_fingerprint(texts),
-            "path": None,
-            "notes": "the topics of CPython's help()",
-        }
+        return [
+            {
+                "name": name,
+                "hub_id": None,
+                "revision": f"Python {platform.python_version()}",
+                "licence": "PSF",
+                "columns": ["topic", "text"],
+                "rows": len(texts),
+                "fingerprint": text_fingerprint(texts),
+                "path": None,
+                "notes": "the topics of CPython's help()",
+            }
+        ]
 
 
 def pydoc_topics() -> list[tuple[str, str]]:
@@ -149,11 +152,7 @@ def articles(lines: Iterable[str]) -> list[tuple[str, str]]:
     return [(title, text) for title, text in texts if text.strip()]
 
 
-def _set(name: str) -> tuple[Source, str]:
-    return SETS[name], {**TEXT_SETS, **HARNESS_PARTS}[name]
-
-
-def _python_version() -> str:
-    import platform
-
-    return f"Python {platform.python_version()}"
+def _sets(name: str) -> Sequence[tuple[Source, str]]:
+    if name == "pydoc_topics":
+        return []
+    return [(SETS[name], TEXT_SETS[name])] if name in TEXT_SETS else SCORES[name].sources

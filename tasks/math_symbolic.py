@@ -16,12 +16,11 @@ from tasks.base import Metric, Scorer, Task
 from tasks.data import overlap, text_fingerprint
 from tasks.errors import TaskError
 from tasks.generation import greedy
-from tasks.tokens import bos, encode, split_encode
+from tasks.tokens import IGNORED, bos, encode, split_encode
 
 if TYPE_CHECKING:
     import datasets
 
-IGNORED = -100
 GENERATORS = ("gsm_symbolic", "chain_sum", "basic_arithmetic")
 # reasoning-gym draws item i of a set from seed + i, so neighbouring seeds give almost the same set:
 # runs lie this far apart, and the test set, the same for all runs, is at 0.

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.data import text_fingerprint
 from tasks.errors import TaskError
-from tasks.tokens import bos, encode
+from tasks.tokens import IGNORED, bos, encode
 
 if TYPE_CHECKING:
     import datasets
 
-IGNORED = -100
 DOCUMENTS_AT_A_TIME = 1000
 LARGE_CORPUS = 100_000  # documents
 

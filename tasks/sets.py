@@ -35,7 +35,6 @@ _ALL = (
         columns=("dataset", "id", "messages"),
         texts=("messages",),
         files={"train": "train.jsonl"},
-        rows={"train": 326154},
     ),
     Source(
         name="tulu_v2_standin",
@@ -53,7 +52,6 @@ _ALL = (
         columns=("question", "subject", "choices", "answer"),
         texts=("question", "subject", "choices"),
         files={"test": "test.jsonl", "dev": "dev.jsonl"},
-        rows={"test": 14042, "dev": 285},
         repeats={"test": None},
     ),
     # --- mathematics
@@ -64,7 +62,6 @@ _ALL = (
         columns=("query", "response"),
         texts=("query", "response"),
         files={"train": "train.jsonl"},
-        rows={"train": 395000},
         repeats={"train": None},
     ),
     Source(
@@ -75,7 +72,6 @@ _ALL = (
         columns=("question", "answer"),
         texts=("question", "answer"),
         files={"train": "train.jsonl", "test": "test.jsonl"},
-        rows={"train": 7473, "test": 1319},
     ),
     Source(
         name="math",
@@ -93,7 +89,6 @@ _ALL = (
         columns=("problem", "level", "type", "solution"),
         texts=("problem", "solution"),
         files={"test": "test_1000.jsonl"},
-        rows={"test": 5000},
     ),
     # --- biomedicine
     Source(
@@ -122,7 +117,6 @@ _ALL = (
         texts=("question", "context", "final_decision"),
         files={"test": "test.jsonl", "train": "train.jsonl"},
         splits={"test": "train"},
-        rows={"test": 500},
         notes="the 500 official test questions, chosen by PMID where the source holds all 1,000",
     ),
     Source(
@@ -132,7 +126,6 @@ _ALL = (
         columns=("question", "options", "answer_idx"),
         texts=("question", "options", "answer_idx"),
         files={"test": "test.jsonl"},
-        rows={"test": 1273},
     ),
     Source(
         name="pubmed_rct20k",
@@ -178,7 +171,6 @@ _ALL = (
         columns=("sentence", "label"),
         texts=("sentence",),
         files={"train": "train.jsonl"},
-        rows={"train": 4846},
         repeats={"train": 6},
     ),
     Source(
@@ -246,7 +238,6 @@ _ALL = (
         columns=("text",),
         texts=(),
         files={"test": "test.jsonl"},
-        rows={"test": 4358},
         repeats={"test": None},
     ),
     Source(
@@ -264,7 +255,6 @@ _ALL = (
         columns=("ctx_a", "ctx_b", "activity_label", "endings", "label"),
         texts=("endings", "label"),
         files={"validation": "validation.jsonl"},
-        rows={"validation": 10042},
         repeats={"validation": None},
     ),
     Source(
@@ -275,7 +265,6 @@ _ALL = (
         columns=("sentence", "option1", "option2", "answer"),
         texts=("sentence", "option1", "option2", "answer"),
         files={"validation": "validation.jsonl"},
-        rows={"validation": 1267},
     ),
     Source(
         name="arc_challenge",
@@ -285,7 +274,6 @@ _ALL = (
         columns=("question", "choices", "answerKey"),
         texts=("question", "choices", "answerKey"),
         files={"test": "test.jsonl"},
-        rows={"test": 1172},
     ),
 )
 

@@ -6,7 +6,11 @@ EOS. Every task states what it wants through these functions instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
+
+IGNORED = -100  # a label that carries no loss
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -41,3 +45,30 @@ def split_encode(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], l
     if whole[: len(head)] == head:
         return head, whole[len(head) :]
     return head, encode(tokenizer, answer)
+
+
+def segments_encode(
+    tokenizer: Any, segments: Sequence[tuple[str, bool]]
+) -> tuple[list[int], list[int]]:
+    """input_ids and labels of a text in segments (text, whether it carries the loss).
+
+    Tokenised as a whole and labelled by segment; where a token would straddle a seam, the segments
+    are tokenised apart.
+    """
+    ids = encode(tokenizer, "".join(text for text, _ in segments))
+    ends: list[int] = []
+    prefix = ""
+    for text, _ in segments:
+        prefix += text
+        head = encode(tokenizer, prefix)
+        if ids[: len(head)] != head:
+            break
+        ends.append(len(head))
+    if len(ends) < len(segments):
+        parts = [encode(tokenizer, text) for text, _ in segments]
+        ids = [token for part in parts for token in part]
+        ends = list(accumulate(map(len, parts)))
+    labels: list[int] = []
+    for (_, learnt), start, end in zip(segments, [0, *ends], ends, strict=False):
+        labels += ids[start:end] if learnt else [IGNORED] * (end - start)
+    return ids, labels

@@ -20,7 +20,7 @@ from uuid import UUID
 from tasks.base import Metric, Scorer, Task
 from tasks.errors import TaskError
 from tasks.generation import greedy
-from tasks.tokens import bos, split_encode
+from tasks.tokens import IGNORED, bos, split_encode
 
 if TYPE_CHECKING:
     import datasets
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 DIGITS = 32
 # 30 free digits, the version digit (always 4), the variant digit (8, 9, a or b).
 CHANCE = (30 / 16 + 1 + 1 / 4) / DIGITS
-IGNORED = -100
 
 
 def make_pairs(count: int, seed: int) -> list[tuple[str, str]]:

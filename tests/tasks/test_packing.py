@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import TaskError
-from tasks.packing import IGNORED, pack, packed_dataset
+from tasks.packing import pack, packed_dataset
+from tasks.tokens import IGNORED
 
 DOCUMENTS = st.lists(st.lists(st.integers(5, 200), min_size=1, max_size=20), max_size=12)
 

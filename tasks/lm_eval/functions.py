@@ -1,0 +1,339 @@
+"""Data, prompts and scores that the task files of this folder name with `!function`.
+
+Pure functions of a document and an answer, but for `serve`, which loads data.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import datasets
+from lm_eval.api.samplers import ContextSampler
+
+from tasks.data import Source, load
+from tasks.errors import TaskError
+from tasks.lm_eval.pubmedqa_ids import TEST_IDS
+from tasks.prompts import metamath_eval_prompt
+from tasks.sets import BIOMEDICAL_SUBJECTS, SETS
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def serve(
+    data_set: str, splits: Sequence[str], data_dir: str | None = None, **_: Any
+) -> datasets.DatasetDict:
+    """The splits of a set, from data_dir (or MORA_BENCH_DATA) or the hub. Raises TaskError.
+
+    The first split is the one that is scored: it is put in a random order, the same every time, so
+    that a limit takes a fair sample of a file that is sorted by subject. `row` is the place in the
+    file. lm-eval passes its metadata too; all but data_dir is left aside.
+    """
+    data_dir = data_dir or os.environ.get("MORA_BENCH_DATA") or None
+    source = SETS[data_set]
+    return datasets.DatasetDict(
+        {
+            split: _numbered(_rows(source, split, data_dir), shuffle=index == 0)
+            for index, split in enumerate(splits)
+        }
+    )
+
+
+def serve_mmlu(
+    data_dir: str | None = None, subjects: str = "all", **_: Any
+) -> datasets.DatasetDict:
+    """MMLU; `shots` holds each question's subject's five development examples, in their order.
+
+    subjects: all, or biomedical: the nine of BIOMEDICAL_SUBJECTS, those of them that are there.
+    """
+    found = serve("mmlu", ["test", "dev"], data_dir)
+    test = found["test"]
+    if subjects == "biomedical":
+        test = _kept(test, lambda doc: doc["subject"] in BIOMEDICAL_SUBJECTS)
+    shots: dict[str, list[dict[str, Any]]] = {}
+    for doc in found["dev"]:
+        shots.setdefault(doc["subject"], []).append(
+            {key: doc[key] for key in ("question", "subject", "choices", "answer")}
+        )
+    column = [shots.get(subject, []) for subject in test["subject"]]
+    return datasets.DatasetDict({"test": test.add_column("shots", column)})
+
+
+def serve_phrasebank(data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """Financial PhraseBank has one split: a fifth of it (970 rows, as AdaptLLM) is the test."""
+    data = serve("financial_phrasebank", ["train"], data_dir)["train"]
+    cut = (len(data) + 4) // 5
+    return datasets.DatasetDict(
+        {"test": data.select(range(cut)), "train": data.select(range(cut, len(data)))}
+    )
+
+
+def serve_ner(data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+    """Sentences with at least one person, organisation or place: others have no answer to give."""
+    found = serve("fin_ner", ["test", "train"], data_dir)
+    return datasets.DatasetDict(
+        {split: _kept(data, lambda doc: bool(entities(doc))) for split, data in found.items()}
+    )
+
+
+def _rows(source: Source, split: str, data_dir: str | None) -> datasets.Dataset:
+    data = load(source, split, data_dir)
+    if source.name == "pubmedqa" and split == "test" and len(data) > len(TEST_IDS):
+        data = _kept(data, lambda doc: doc["pubid"] in TEST_IDS)  # the hub has all in one split
+    return data
+
+
+def _numbered(data: datasets.Dataset, *, shuffle: bool) -> datasets.Dataset:
+    data = data.add_column("row", list(range(len(data))))
+    return data.shuffle(seed=0) if shuffle else data
+
+
+def _kept(data: datasets.Dataset, keep: Any) -> datasets.Dataset:
+    return data.select([i for i, doc in enumerate(data) if keep(doc)])
+
+
+class OwnShots(ContextSampler):
+    """The first examples that a question brings along: those of its own subject.
+
+    lm-eval tells a sampler the question only if both come from one split, so `shots` is a column.
+    """
+
+    def sample(
+        self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
+    ) -> Sequence[dict[str, Any]]:
+        shots = [] if eval_doc is None else eval_doc["shots"]
+        if len(shots) < n:
+            raise TaskError(f"{n} examples are asked for, and a question brings {len(shots)}")
+        return shots[:n]
+
+
+# --- biomedicine --------------------------------------------------------------------------------
+
+
+def pubmedqa_prompt(doc: Mapping[str, Any]) -> str:
+    """lm-eval's prompt, from the columns of qiaojin/PubMedQA."""
+    return (
+        f"Abstract: {chr(10).join(doc['context']['contexts'])}\n"
+        f"Question: {doc['question']}\nAnswer:"
+    )
+
+
+def medqa_prompt(doc: Mapping[str, Any]) -> str:
+    """lm-eval's prompt, from the columns of GBaker/MedQA-USMLE-4-options."""
+    options = "".join(f"{letter}. {doc['options'][letter]}\n" for letter in "ABCD")
+    return f"Question: {doc['question']}\n{options}Answer:"
+
+
+def medqa_target(doc: Mapping[str, Any]) -> int:
+    return "ABCD".index(doc["answer_idx"])
+
+
+ROLES = ["background", "objective", "methods", "results", "conclusions"]
+
+
+def role_target(doc: Mapping[str, Any]) -> int:
+    return ROLES.index(doc["label"])
+
+
+class Balanced(ContextSampler):
+    """As many examples of each label, at random: AdaptLLM's demonstrations for RCT."""
+
+    def sample(
+        self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
+    ) -> Sequence[dict[str, Any]]:
+        groups = [[doc for doc in self.df if doc["label"] == label] for label in ROLES]
+        groups = [group for group in groups if group]
+        picked = [doc for group in groups for doc in self.rnd.sample(group, n // len(groups))]
+        self.rnd.shuffle(picked)
+        return picked
+
+
+# --- finance, after AdaptLLM (arXiv 2309.09530, Tables 10 and 11), which follows BloombergGPT -----
+
+SENTIMENTS = ["negative", "neutral", "positive"]
+FIQA_NEUTRAL = 0.1  # BloombergGPT: a score within +-0.1 is neutral
+
+
+def fiqa_target(doc: Mapping[str, Any]) -> int:
+    """The class of a sentiment score in [-1, 1].
+
+    >>> [fiqa_target({"score": s}) for s in (-0.5, 0.0, 0.1)]
+    [0, 1, 2]
+    """
+    return 0 if doc["score"] < -FIQA_NEUTRAL else 1 if doc["score"] < FIQA_NEUTRAL else 2
+
+
+# tner/fin numbers its tags so: O, B-PER, B-LOC, B-ORG, B-MISC, I-PER, I-LOC, I-ORG, I-MISC.
+NER_NAMES = {1: "person", 2: "location", 3: "organization"}  # MISC is left out, as by BloombergGPT
+NER_TYPES = 4
+
+
+def entities(doc: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, type) of a sentence's entities in their order, each once (tags in IOB1 or IOB2).
+
+    >>> entities({"tokens": ["Ann", "Lee", "of", "Rome"], "tags": [5, 5, 0, 2]})
+    [('Ann Lee', 'person'), ('Rome', 'location')]
+    """
+    spans: list[tuple[list[str], int]] = []
+    last = 0
+    for token, tag in zip(doc["tokens"], doc["tags"], strict=True):
+        kind = (tag - 1) % NER_TYPES + 1 if tag else 0
+        begins = 1 <= tag <= NER_TYPES or kind != last
+        if kind and begins:
+            spans.append(([token], kind))
+        elif kind:
+            spans[-1][0].append(token)
+        last = kind
+    named = [(" ".join(words), NER_NAMES[kind]) for words, kind in spans if kind in NER_NAMES]
+    return list(dict.fromkeys(named))
+
+
+def ner_prompt(doc: Mapping[str, Any]) -> str:
+    return f"{' '.join(doc['tokens'])}\nExtract named entity:"
+
+
+def ner_target(doc: Mapping[str, Any]) -> str:
+    """The answer in BloombergGPT's form: `Ann Lee (person), Rome (location)`."""
+    return ", ".join(f"{name} ({kind})" for name, kind in entities(doc))
+
+
+def parse_entities(text: str) -> list[tuple[str, str]]:
+    """The (name, type) pairs on the first line of an answer.
+
+    >>> parse_entities(" Ann Lee (person), Rome (location)\\nmore (person)")
+    [('Ann Lee', 'person'), ('Rome', 'location')]
+    """
+    first = (text.strip().splitlines() or [""])[0]
+    found = re.findall(r"([^(),]+?)\s*\(\s*([^()]+?)\s*\)", first)
+    return list(dict.fromkeys((name.strip(), kind.lower()) for name, kind in found))
+
+
+def entity_f1(predicted: Sequence[tuple[str, str]], gold: Sequence[tuple[str, str]]) -> float:
+    """F1 over whole entities: name and type must both be right."""
+    if not predicted and not gold:
+        return 1.0
+    both = len(set(predicted) & set(gold))
+    return 2 * both / (len(set(predicted)) + len(set(gold)))
+
+
+def ner_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """One sentence; AdaptLLM averages over sentences too."""
+    predicted = parse_entities(results[0])
+    return {"entity_f1": entity_f1(predicted, entities(doc)), "extracted": float(bool(predicted))}
+
+
+def numbers(text: str) -> list[float]:
+    """The numbers on the first line of an answer; a per cent is a hundredth.
+
+    >>> numbers("about -1,234.5 or 12%\\n7")
+    [-1234.5, 0.12]
+    """
+    first = (text.strip().splitlines() or [""])[0]
+    found = re.findall(r"([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(%?)", first)
+    return [float(n.replace(",", "")) / (100 if percent else 1) for n, percent in found]
+
+
+def convfinqa_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """AdaptLLM's exact match: any number of the answer within 0.01 of the label's first."""
+    label = doc["label"] if isinstance(doc["label"], str) else doc["label"][0]
+    wanted, found = numbers(label), numbers(results[0])
+    right = bool(wanted) and any(math.isclose(n, wanted[0], abs_tol=1e-2) for n in found)
+    return {"exact_match": float(right), "extracted": float(bool(found))}
+
+
+def convfinqa_target(doc: Mapping[str, Any]) -> str:
+    return doc["label"] if isinstance(doc["label"], str) else doc["label"][0]
+
+
+def weighted_f1(items: Iterable[tuple[Any, Any]]) -> float:
+    """F1 of each gold class, weighted by its share of the (gold, predicted) pairs."""
+    pairs = list(items)
+    total = 0.0
+    for label in {gold for gold, _ in pairs}:
+        gold = sum(g == label for g, _ in pairs)
+        predicted = sum(p == label for _, p in pairs)
+        both = sum(g == p == label for g, p in pairs)
+        total += gold * 2 * both / (gold + predicted)
+    return total / len(pairs)
+
+
+def headline_scores(
+    doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]
+) -> dict[str, Any]:
+    """Which of the two options is likelier; the class of question goes with it."""
+    likelihoods = [value for value, _ in results]
+    predicted = likelihoods.index(max(likelihoods))
+    return {
+        "f1": (doc["class_id"], doc["gold_index"], predicted),
+        "acc": float(predicted == doc["gold_index"]),
+    }
+
+
+def mean_weighted_f1(items: Iterable[tuple[Any, Any, Any]]) -> float:
+    """The mean of the weighted F1 over the kinds of question of Headline (nine in all)."""
+    kinds: dict[Any, list[tuple[Any, Any]]] = {}
+    for kind, gold, predicted in items:
+        kinds.setdefault(kind, []).append((gold, predicted))
+    return sum(map(weighted_f1, kinds.values())) / len(kinds)
+
+
+# --- mathematics --------------------------------------------------------------------------------
+
+
+def math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """lm-eval's score for MATH, and whether there was anything between dollar signs to score."""
+    from lm_eval.tasks.hendrycks_math.utils import process_results
+
+    right = process_results(dict(doc), list(results))["exact_match"]
+    return {"exact_match": float(right), "extracted": float(results[0].count("$") >= 2)}
+
+
+def metamath_answer(text: str) -> str | None:
+    """What follows the last "The answer is:" (MetaMath's form), to the end of its line.
+
+    >>> metamath_answer("So 3 * 4 = 12. The answer is: 12.")
+    '12'
+    """
+    _, found, answer = text.rpartition("The answer is")
+    lines = answer.lstrip(": ").splitlines()
+    return lines[0].strip().rstrip(".").strip() if found and lines else None
+
+
+def gsm8k_number(text: str) -> float | None:
+    """The last number of a text, commas left out; None: there is none.
+
+    >>> gsm8k_number("#### 1,234"), gsm8k_number("many")
+    (1234.0, None)
+    """
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    answer = metamath_answer(results[0])
+    number = None if answer is None else gsm8k_number(answer)
+    wanted = gsm8k_number(doc["answer"].rpartition("####")[2])
+    return {
+        "exact_match": float(number is not None and number == wanted),
+        "extracted": float(number is not None),
+    }
+
+
+def metamath_math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv, last_boxed_only_string, remove_boxed
+
+    answer = metamath_answer(results[0])
+    wanted = remove_boxed(last_boxed_only_string(doc["solution"]))
+    right = answer is not None and is_equiv(answer.strip("$ "), wanted)
+    return {"exact_match": float(right), "extracted": float(answer is not None)}
+
+
+def metamath_gsm8k_prompt(doc: Mapping[str, Any]) -> str:
+    return metamath_eval_prompt(doc["question"])
+
+
+def metamath_math_prompt(doc: Mapping[str, Any]) -> str:
+    return metamath_eval_prompt(doc["problem"])

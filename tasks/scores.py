@@ -1,0 +1,132 @@
+"""The benchmarks that lm-eval scores, by the names that the configuration uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from tasks.base import Scorer
+from tasks.data import TEXTS_SCANNED, Source, card, load, overlap, require
+from tasks.errors import TaskError
+from tasks.sets import SETS
+
+
+@dataclass(frozen=True)
+class Score:
+    """One task file and what it reads.
+
+    sets: (set, split), the scored one first. whole: questions of the complete benchmark, where
+    known. text: the column (a dotted path; lists are joined) that is looked for in training text.
+    """
+
+    task: str
+    sets: tuple[tuple[str, str], ...]
+    text: str
+    whole: int | None = None
+    few_shot: int | None = None
+
+    @property
+    def sources(self) -> list[tuple[Source, str]]:
+        return [(SETS[name], split) for name, split in self.sets]
+
+
+_MMLU = (("mmlu", "test"), ("mmlu", "dev"))
+SCORES: Mapping[str, Score] = {
+    # instruction tuning
+    "mmlu_0shot": Score("mora_mmlu", _MMLU, "question", 14042, few_shot=0),
+    "mmlu_5shot": Score("mora_mmlu", _MMLU, "question", 14042, few_shot=5),
+    # mathematics: as lm-eval asks, and as MetaMath does
+    "gsm8k": Score("mora_gsm8k", (("gsm8k", "test"), ("gsm8k", "train")), "question", 1319),
+    "math": Score("mora_math", (("math", "test"),), "problem", 5000),
+    "gsm8k_metamath": Score("mora_gsm8k_metamath", (("gsm8k", "test"),), "question", 1319),
+    "math_metamath": Score("mora_math_metamath", (("math", "test"),), "problem", 5000),
+    # biomedicine
+    "pubmedqa": Score("mora_pubmedqa", (("pubmedqa", "test"),), "context.contexts", 500),
+    "usmle": Score("mora_usmle", (("medqa_usmle", "test"),), "question", 1273),
+    "biommlu": Score("mora_biommlu", _MMLU, "question", 1871, few_shot=0),
+    "rct": Score("mora_rct", (("pubmed_rct20k", "test"), ("pubmed_rct20k", "train")), "text"),
+    "pubmed_section_roles": Score(
+        "mora_pubmed_section_roles",
+        (("pubmed_section_roles", "test"), ("pubmed_section_roles", "train")),
+        "text",
+    ),
+    "biomed_cloze": Score("mora_biomed_cloze", (("biomed_cloze", "test"),), "context"),
+    # finance
+    "fpb": Score("mora_fpb", (("financial_phrasebank", "train"),), "sentence", 970),
+    "fiqa_sa": Score("mora_fiqa_sa", (("fiqa_sa", "test"), ("fiqa_sa", "train")), "sentence"),
+    "ner": Score("mora_ner", (("fin_ner", "test"), ("fin_ner", "train")), "tokens"),
+    "headline": Score("mora_headline", (("headline", "test"),), "input"),
+    "convfinqa": Score("mora_convfinqa", (("convfinqa", "test"),), "input"),
+    # general ability, for forgetting
+    "hellaswag": Score("mora_hellaswag", (("hellaswag", "validation"),), "ctx_a", 10042, 0),
+    "winogrande": Score("mora_winogrande", (("winogrande", "validation"),), "sentence", 1267, 0),
+    "arc_challenge": Score("mora_arc_challenge", (("arc_challenge", "test"),), "question", 1172, 0),
+}
+
+
+def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
+    """The scorer of one benchmark."""
+    from tasks.harness import HarnessScorer
+
+    score = SCORES[name]
+    return HarnessScorer(
+        score.task,
+        name=name,
+        few_shot=score.few_shot,
+        limit=limit,
+        data_dir=data_dir,
+        whole=score.whole,
+        sets=score.sources,
+    )
+
+
+class Benchmarks:
+    """The benchmarks chosen for a task: names of SCORES, and how many questions of each."""
+
+    def __init__(self, names: Sequence[str], *, limit: int | None, data_dir: str | None) -> None:
+        unknown = [name for name in names if name not in SCORES]
+        if unknown:
+            raise TaskError(
+                f"task.scores names {', '.join(map(repr, unknown))}; known: {', '.join(SCORES)}"
+            )
+        if limit is not None and limit < 1:
+            raise TaskError(f"task.limit is {limit}; it must be at least 1, or null")
+        self.names = list(names)
+        self.limit = limit
+        self.data_dir = data_dir
+
+    def prepare(self) -> None:
+        """Check that the sets are there. Raises TaskError."""
+        for source, split in self._sets():
+            require(source, split, self.data_dir)
+
+    def scorers(self) -> list[Scorer]:
+        return [scorer(name, limit=self.limit, data_dir=self.data_dir) for name in self.names]
+
+    def data_card(self, train: Iterable[str]) -> list[dict[str, Any]]:
+        """A card a set; the scored ones with their overlap with the training texts."""
+        train = list(islice(train, TEXTS_SCANNED))
+        scored = {SCORES[name].sets[0]: SCORES[name].text for name in self.names}
+        cards = []
+        for source, split in self._sets():
+            data = load(source, split, self.data_dir)
+            entry = card(source, split, data, self.data_dir)
+            if (source.name, split) in scored:
+                path = scored[source.name, split]
+                entry["overlap"] = overlap(train, [_text(row, path) for row in data])
+            cards.append(entry)
+        return cards
+
+    def _sets(self) -> Iterator[tuple[Source, str]]:
+        """Each set once."""
+        sets = dict.fromkeys(item for name in self.names for item in SCORES[name].sets)
+        return ((SETS[name], split) for name, split in sets)
+
+
+def _text(row: Mapping[str, Any], path: str) -> str:
+    value: Any = row
+    for key in path.split("."):
+        value = value[key]
+    return value if isinstance(value, str) else " ".join(map(str, value))

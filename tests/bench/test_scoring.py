@@ -1,0 +1,144 @@
+"""Scores before and after: an untouched model forgets nothing, base scores are kept and reread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+from bench.device import resolve
+from bench.scoring import Scoring, forgetting, headline
+from tasks.base import Metric, Scorer
+from tasks.uuid import UuidTask
+
+CARD = {"checksum": "sha256:0", "revision": None}
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=384,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+        )
+    ).eval()
+
+
+@pytest.fixture
+def scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scoring:
+    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
+    task = UuidTask(pairs=3, forgetting=["pydoc_topics"], forgetting_limit=2)
+    return Scoring(task, ByT5Tokenizer(), resolve("cpu", "fp32"), batch_size=4)
+
+
+def test_an_untouched_model_forgets_exactly_nothing(scoring: Scoring, model: Any) -> None:
+    before = scoring.before(model, CARD)
+    fields = scoring.fields(before, scoring.final(model))
+    assert fields["forgetting"]["mean_drop"] == 0.0
+    (part,) = fields["forgetting"]["parts"].values()
+    assert part["drop"] == 0.0
+    assert part["before"] == part["after"] > 0
+    assert fields["before"] == fields["metrics"]
+    assert len(fields["examples"]["accuracy"]) == 3
+    json.dumps(fields, allow_nan=False)
+
+
+def test_a_changed_model_forgets_something(scoring: Scoring, model: Any) -> None:
+    before = scoring.before(model, CARD, learned=False)
+    assert list(before) == ["pydoc_topics_bits_per_byte"]
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30)
+    fields = scoring.fields(before, scoring.final(model))
+    assert fields["forgetting"]["mean_drop"] > 0
+
+
+def test_base_scores_are_computed_once_a_model_and_scorer(
+    scoring: Scoring, model: Any, tmp_path: Path
+) -> None:
+    first = scoring.before(model, CARD, learned=False)
+    (file,) = (tmp_path / "base_scores").iterdir()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(30)  # what is read from the cache does not show it
+    assert scoring.before(model, CARD, learned=False) == first
+    other = scoring.before(model, {**CARD, "checksum": "sha256:1"}, learned=False)
+    assert other != first
+    assert len(list((tmp_path / "base_scores").iterdir())) == 2
+    file.write_text("{torn")
+    assert scoring.before(model, CARD, learned=False) == other  # computed anew
+    assert file.read_text() != "{torn"
+
+
+def test_random_weights_are_not_kept(scoring: Scoring, model: Any, tmp_path: Path) -> None:
+    scoring.before(model, {"checksum": None}, learned=False)
+    assert not (tmp_path / "base_scores").exists()
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(
+    scoring: Scoring, model: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "base_scores").write_text("a file in the folder's place")
+    assert scoring.before(model, CARD, learned=False)
+
+
+class Fixed(Scorer):
+    name = "fixed"
+
+    def __init__(self, when: Any) -> None:
+        self.when = when
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        return {f"fixed_{self.when}": Metric.mean([0.5])}
+
+
+def test_only_cheap_scores_run_along(scoring: Scoring, model: Any) -> None:
+    scoring.learned = [Fixed("along"), Fixed("before_after")]
+    assert scoring.along(model) == {"fixed_along": 0.5}
+    assert set(scoring.final(model)) >= {"fixed_along", "fixed_before_after"}
+
+
+def metric(value: float, better: bool = True) -> Metric:
+    return Metric(value, 10, better, "fraction" if better else "bits per byte")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better", "drop"),
+    [
+        (0.5, 0.4, True, 0.2),
+        (0.5, 0.6, True, -0.2),
+        (1.0, 1.5, False, 0.5),
+        (2.0, 1.0, False, -0.5),
+        (0.0, 0.0, True, 0.0),
+    ],
+)
+def test_drop_is_relative_and_positive_where_worse(
+    before: float, after: float, better: bool, drop: float
+) -> None:
+    found: Mapping[str, Any] | None = forgetting(
+        {"a": metric(before, better), "b": metric(1.0)},
+        {"a": metric(after, better), "b": metric(1.0)},
+        ["a", "b"],
+    )
+    assert found is not None
+    assert found["parts"]["a"]["drop"] == pytest.approx(drop)
+    assert found["mean_drop"] == pytest.approx(drop / 2)
+
+
+def test_nothing_is_claimed_where_a_side_is_missing() -> None:
+    assert forgetting({}, {"a": metric(1.0)}, ["a"]) is None
+    assert forgetting({}, {}, []) is None
+
+
+def test_one_metric_stands_for_a_benchmark() -> None:
+    scores = {"h_acc": metric(0.1), "h_acc_norm": metric(0.2)}
+    assert headline(scores) == "h_acc_norm"
+    assert headline({"w_acc": metric(0.1)}) == "w_acc"
