@@ -69,11 +69,11 @@ class AdapterLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.names = tuple(parameters)
-        for name, value in parameters.items():
-            trainable = not isinstance(value, nn.Parameter) or value.requires_grad
-            dtype = torch.promote_types(value.dtype, torch.float32)
-            value = value.detach().to(base.weight.device, dtype)
-            self.register_parameter(name, nn.Parameter(value, requires_grad=trainable))
+        for key, value in parameters.items():
+            trains = not isinstance(value, nn.Parameter) or value.requires_grad
+            dtype = torch.promote_types(base.weight.dtype, torch.float32)
+            held = value.detach().to(base.weight.device, dtype)
+            self.register_parameter(key, nn.Parameter(held, requires_grad=trains))
         self.delta = delta
         self.dropout = dropout
         self.compute = compute
@@ -91,7 +91,7 @@ class AdapterLinear(nn.Module):
         if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
             return F.linear(x, self._formed_weight(x.dtype), bias)
         if self._fused(x):
-            return _FusedLinear.apply(self.delta, x, weight, bias, *parameters)  # type: ignore[no-any-return]
+            return _FusedLinear.apply(self.delta, x, weight, bias, *parameters)
         y = F.linear(x, weight.to(x.dtype), bias)
         x = F.dropout(x, self.dropout, self.training)
         return y + self.delta.plain(x, weight.to(x.dtype), *(p.to(x.dtype) for p in parameters))
@@ -104,7 +104,7 @@ class AdapterLinear(nn.Module):
             )
 
     def delta_weight(self) -> Tensor:
-        """delta W (d_out, d_in) since the original base weight, restarts included, fp32 or wider."""
+        """delta W (d_out, d_in) since the original base, restarts included, in fp32 or wider."""
         with torch.no_grad():
             weight = self.base.weight.to(torch.promote_types(self.base.weight.dtype, torch.float32))
             delta = self.delta.delta_weight(weight, *self.adapter_parameters)

@@ -57,8 +57,8 @@ def side_length(d_in: int, d_out: int, rank: int, *, even: bool, compat: Compat 
     side -= side % 2 if even else 0
     if side < 1:
         raise MethodError(
-            f"a layer of {d_in} inputs and {d_out} outputs is too small for rotation at rank {rank}: "
-            f"r_hat would be 0. Use another method.operator or leave the layer out of "
+            f"a layer of {d_in} inputs and {d_out} outputs is too small for rotation at rank "
+            f"{rank}: r_hat would be 0. Use another method.operator or leave the layer out of "
             f"method.target_modules."
         )
     return side
@@ -103,7 +103,7 @@ class Operator(ABC):
         return weight
 
     def apply(self, x: Tensor, m: Tensor) -> Tensor:
-        """decompress(M compress(x)): the definition, on activations. (..., d_in) -> (..., d_out)."""
+        """decompress(M compress(x)), the definition: (..., d_in) -> (..., d_out)."""
         return self.decompress(self.compress(x) @ m.T)
 
 
@@ -234,7 +234,7 @@ class Sharing(Operator):
 
 @dataclass(frozen=True)
 class Piece:
-    """delta W[rows, cols] += (M R_chunk)[: rows, from_col : from_col + cols]: one tile of delta W."""
+    """One tile: delta W[rows, cols] += (M R_chunk)[: rows, from_col : from_col + cols]."""
 
     chunk: int
     row: int
@@ -382,9 +382,9 @@ def build(
         )
     if name == "sharing":
         return Sharing(d_in, d_out, side, compat, input_groups, output_groups)
-    return {"truncation": Truncation, "decoupling": Decoupling, "rotation": Rotation}[name](
-        d_in, d_out, side, compat
-    )
+    kinds: dict[str, type[Truncation | Decoupling]]
+    kinds = {"truncation": Truncation, "decoupling": Decoupling, "rotation": Rotation}
+    return kinds[name](d_in, d_out, side, compat)
 
 
 def check_names(name: str, input_groups: str, output_groups: str, compat: str) -> None:

@@ -1,0 +1,67 @@
+"""Looking at a trained model: the spectrum of delta W, and whether merging is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods import Method
+from methods.base import adapted_layers
+from tasks.generation import device_of, evaluating
+
+KEPT = 512  # singular values a layer
+PROBES = 4  # training examples in the merge audit
+
+
+def spectrum(deltas: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Singular values of each delta W (d_out, d_in).
+
+    above_0.1 counts those above 0.1, as the paper's Fig. 5 does; effective_rank is the exponential
+    of the entropy of the normalised singular values (Roy and Vetterli 2007).
+    """
+    return {"layers": {name: _layer(name, delta) for name, delta in deltas.items()}}
+
+
+def _layer(name: str, delta: Tensor) -> dict[str, Any]:
+    values = torch.linalg.svdvals(delta.double() if delta.dtype == torch.float64 else delta.float())
+    share = values / values.sum().clamp(min=1e-30)
+    entropy = -(share * share.clamp(min=1e-30).log()).sum()
+    return {
+        "kind": name.rsplit(".", 1)[-1],
+        "singular_values": values[:KEPT].tolist(),
+        "above_0.1": int((values > 0.1).sum()),
+        "effective_rank": float(entropy.exp()) if float(values.sum()) > 0 else 0.0,
+        "frobenius": float(values.square().sum().sqrt()),
+    }
+
+
+def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any]:
+    """Logits before and after merging, on the first training examples. Leaves the model merged.
+
+    Before means through the plain path: the formed weight of the fused one is the merged weight.
+    """
+    ids = [
+        torch.tensor([row["input_ids"]]) for row in dataset.select(range(min(PROBES, len(dataset))))
+    ]
+    for _, layer in adapted_layers(model):
+        layer.compute = "plain"
+    with evaluating(model):
+        apart = [model(input_ids=i.to(device_of(model)), use_cache=False).logits for i in ids]
+    merged = method.merge(model)
+    with evaluating(merged):
+        after = [merged(input_ids=i.to(device_of(merged)), use_cache=False).logits for i in ids]
+    differences = torch.cat(
+        [(a.float() - b.float()).abs().flatten() for a, b in zip(apart, after, strict=True)]
+    )
+    same = torch.cat(
+        [(a.argmax(-1) == b.argmax(-1)).flatten() for a, b in zip(apart, after, strict=True)]
+    )
+    return {
+        "max_abs": float(differences.max()),
+        "mean_abs": float(differences.mean()),
+        "dtype": str(apart[0].dtype).removeprefix("torch."),
+        "same_argmax": float(same.float().mean()),
+    }
