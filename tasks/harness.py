@@ -10,10 +10,14 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from tasks.base import Metric, Scorer
 from tasks.data import Source, file_fingerprint, part_name, quiet_datasets
@@ -100,10 +104,8 @@ def run(
     """lm-eval's own results of one task file, with samples. Raises TaskError."""
     if batch_size < 1:
         raise TaskError(f"the scoring batch size is {batch_size}; it must be at least 1")
-    with quiet(), evaluating(model):
-        from lm_eval.evaluator import evaluate
+    with quiet(), undisturbed_random(), evaluating(model):
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
 
         lm = HFLM(
             pretrained=model,
@@ -112,20 +114,35 @@ def run(
             # The switch stands for all special tokens: ByT5 would end every prompt with EOS.
             add_bos_token=bool(bos(tokenizer)),
         )
-        manager = TaskManager(
-            include_path=TASK_FILES, include_defaults=False, metadata={"data_dir": data_dir}
-        )
-        loaded = manager.load([task])
-        for item in loaded["tasks"].values():
-            if few_shot is not None:
-                item.set_config(key="num_fewshot", value=few_shot)
-            elif item.get_config("num_fewshot") is None:
-                item.set_config(key="num_fewshot", value=0)
-            item.set_fewshot_seed(seed=FEWSHOT_SEED)
-        try:
-            results = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-        except AssertionError as error:  # how lm-eval says that a model's window is too short
-            raise TaskError(f"{task} cannot be scored on this model: {error}") from error
+        return ask(lm, task, few_shot=few_shot, limit=limit, data_dir=data_dir)
+
+
+def ask(
+    lm: Any,
+    task: str,
+    *,
+    few_shot: int | None = None,
+    limit: int | None = None,
+    data_dir: str | None = None,
+) -> Mapping[str, Any]:
+    """lm-eval's results of one task file for any of lm-eval's language models."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(
+        include_path=TASK_FILES, include_defaults=False, metadata={"data_dir": data_dir}
+    )
+    loaded = manager.load([task])
+    for item in loaded["tasks"].values():
+        if few_shot is not None:
+            item.set_config(key="num_fewshot", value=few_shot)
+        elif item.get_config("num_fewshot") is None:
+            item.set_config(key="num_fewshot", value=0)
+        item.set_fewshot_seed(seed=FEWSHOT_SEED)
+    try:
+        results = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    except AssertionError as error:  # how lm-eval says that a model's window is too short
+        raise TaskError(f"{task} cannot be scored on this model: {error}") from error
     if results is None:
         raise TaskError(f"{task}: lm-eval gave no results; score on the main process only")
     return results
@@ -177,6 +194,21 @@ def _id(sample: Mapping[str, Any]) -> str:
     doc = sample["doc"]
     row = str(doc.get("row", sample["doc_id"]))
     return f"{doc['subject']}/{row}" if "subject" in doc else row
+
+
+@contextmanager
+def undisturbed_random() -> Iterator[None]:
+    """The global generators of python, numpy and torch are after it as they were before.
+
+    Scoring must not change how a training goes on, and libraries below lm-eval draw numbers.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""Continual pretraining on local text: packed, held out, scored under its own name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import TaskError
+from tasks.continual import BiomedicineTask, FinanceTask
+
+
+def test_biomedicine_runs_on_local_abstracts(data_dir: Path, tiny: Any, tokenizer: Any) -> None:
+    task = BiomedicineTask(
+        corpus="biomed_abstracts",
+        max_documents=20,
+        block=256,
+        scores=["biomed_cloze"],
+        limit=3,
+        held_out_texts=2,
+        data_dir=str(data_dir),
+    )
+    task.prepare()
+    assert task.name == "biomedicine_standin"
+    rows = task.train_dataset(tokenizer)
+    assert set(rows.column_names) == {"input_ids", "labels", "position_ids"}
+    found = {k: v for s in task.scorers() for k, v in s.score(tiny, tokenizer, 4).items()}
+    assert found["biomed_cloze_acc"].n == 3
+    assert found["biomed_abstracts_held_out_perplexity"].n == 2
+    cards = {card["name"]: card for card in task.data_card()}
+    assert cards["biomed_abstracts/train"]["rows"] == 20
+    assert cards["biomed_abstracts/test"]["overlap"]["rows_that_overlap"] == 0
+
+
+def test_finance_trains_on_sentences_where_no_news_is_there(data_dir: Path, tokenizer: Any) -> None:
+    task = FinanceTask(
+        corpus="finance_sentences", max_documents=10, block=64, data_dir=str(data_dir)
+    )
+    task.prepare()
+    assert task.name == "finance_standin"
+    assert len(task._texts) == 20
+    assert len(task.train_dataset(tokenizer)) > 10
+    assert task.scorers() == []
+
+
+@pytest.mark.parametrize(
+    ("task", "hub_id"),
+    [(BiomedicineTask, "PUBMED_title_abstracts"), (FinanceTask, "ashraq/financial-news-articles")],
+)
+def test_a_missing_corpus_is_named(task: Any, hub_id: str, tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=hub_id):
+        task(data_dir=str(tmp_path)).prepare()
+
+
+def test_refuses_an_unknown_corpus() -> None:
+    with pytest.raises(TaskError, match="pubmed_abstracts or biomed_abstracts"):
+        BiomedicineTask(corpus="pile")
