@@ -12,19 +12,19 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import methods
-from methods.base import Method
+from methods.base import Method, check_rank
 from methods.errors import MethodError
 from methods.operators import OperatorName
 
 HEADER = ("method", "r_hat", "trainable", "of FFT", "highest rank", "bytes (fp32)")
 LEARNING_RATE = 1.0  # of no importance here
 NOTES = [
-    "Rank is LoRA's for every method, so that equal ranks mean equal budgets; FFT has no rank, and",
-    "there is none at an equal budget. The highest rank is delta W's, after enough restarts where a",
-    "method has them.",
+    "Rank is LoRA's for every method, so that equal ranks mean equal budgets; FFT has no rank and",
+    "can't be had at an equal budget. The highest rank is delta W's, after enough restarts where",
+    "a method has them.",
 ]
 
 
@@ -64,10 +64,12 @@ def table(d_in: int, d_out: int, rank: int) -> tuple[list[tuple[str, ...]], list
 
     Raises MethodError for a rank that no layer of this shape can have.
     """
-    rows, notes = [], []
+    check_rank(rank, d_in, d_out)
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
     for label, method in every_method(rank):
-        method.check_shape(d_in, d_out)
         try:
+            method.check_shape(d_in, d_out)
             side, count = method.side(d_in, d_out), method.trainable_parameters(d_in, d_out)
             highest = method.max_rank(d_in, d_out)
         except MethodError as error:
@@ -82,7 +84,8 @@ def table(d_in: int, d_out: int, rank: int) -> tuple[list[tuple[str, ...]], list
 
 def every_method(rank: int) -> Iterator[tuple[str, Method]]:
     """(label, method) of each class of the package that rank and learning rate are enough for."""
-    for kind in sorted(classes(), key=lambda c: (c.name != "fft", c.label)):
+    kind: Any
+    for kind in sorted(classes(), key=lambda c: (c.name != "fft", c.name)):
         parameters = inspect.signature(kind).parameters.values()
         needed = {
             p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD

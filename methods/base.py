@@ -183,29 +183,21 @@ class AdapterMethod(Method):
 
     def attach(self, model: nn.Module) -> None:
         layers = target_layers(model, self.target_modules)
-        adapted = {}
         for name, linear in layers.items():
             try:
                 self.check_shape(linear.in_features, linear.out_features)
-                adapted[name] = self.adapt(linear)
             except MethodError as error:
                 raise MethodError(f"layer {name}: {error}") from None
-        beside = matching_parameters(model, self.also_train)
+        beside = matching_parameters(model, self.also_train, layers)
         model.requires_grad_(False)
-        for name, layer in adapted.items():
-            model.set_submodule(name, layer)
+        for name, linear in layers.items():
+            model.set_submodule(name, self.adapt(linear))
         for parameter in beside.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             parameter.requires_grad_(True)
 
     def check_shape(self, d_in: int, d_out: int) -> None:
-        highest = min(d_in, d_out)
-        if self.rank > highest:
-            raise MethodError(
-                f"method.rank={self.rank} is above the rank that a weight of {d_in} inputs and "
-                f"{d_out} outputs can have, {highest}. Lower method.rank or leave the layer out of "
-                f"method.target_modules."
-            )
+        check_rank(self.rank, d_in, d_out)
 
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: layer.delta_weight() for name, layer in adapted_layers(model)}
@@ -222,7 +214,7 @@ class AdapterMethod(Method):
                 state[f"{name}.{key}"] = getattr(layer, key).detach()
             if layer.original is not None:
                 state[f"{name}.base.weight"] = layer.base.weight.detach()
-        for name, parameter in matching_parameters(model, self.also_train).items():
+        for name, parameter in self._beside(model).items():
             state[name] = parameter.detach()
         return state
 
@@ -237,15 +229,31 @@ class AdapterMethod(Method):
                     layer.base.weight.copy_(restarted)
             for key in layer.names:
                 copy_into(getattr(layer, key), state.pop(f"{name}.{key}", None), f"{name}.{key}")
-        for name, parameter in matching_parameters(model, self.also_train).items():
+        for name, parameter in self._beside(model).items():
             copy_into(parameter, state.pop(name, None), name)
         refuse_leftovers(state)
+
+    def _beside(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The parameters of also_train in an attached model."""
+        adapted = [name for name, _ in adapted_layers(model)]
+        return matching_parameters(model, self.also_train, adapted)
 
 
 def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdapterLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, AdapterLinear):
             yield name, module
+
+
+def check_rank(rank: int, d_in: int, d_out: int) -> None:
+    """Raises MethodError for a rank that no weight (d_out, d_in) can have."""
+    highest = min(d_in, d_out)
+    if rank > highest:
+        raise MethodError(
+            f"method.rank={rank} is above the rank that a weight of {d_in} inputs and {d_out} "
+            f"outputs can have, {highest}. Lower method.rank or leave the layer out of "
+            f"method.target_modules."
+        )
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -279,10 +287,12 @@ def target_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Lin
     return {name: found[name] for name in modules if name in found}
 
 
-def matching_parameters(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Parameters outside the adapted layers that the patterns name, tied ones once."""
+def matching_parameters(
+    model: nn.Module, patterns: Sequence[str], adapted: Iterable[str]
+) -> dict[str, nn.Parameter]:
+    """Parameters outside the layers ``adapted`` that the patterns name, tied ones once."""
     found: dict[str, nn.Parameter] = {}
-    inside = tuple(f"{name}." for name, _ in adapted_layers(model))
+    inside = tuple(f"{name}." for name in adapted)
     candidates = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
     for pattern in patterns:
         hits = {

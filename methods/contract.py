@@ -74,6 +74,35 @@ class Subject:
         return method, model
 
 
+def llama() -> nn.Module:
+    """A random LLaMA with grouped queries and tied embeddings, of under 50,000 parameters.
+
+    Needs transformers; always the same weights.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=88,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+
+def run_llama(model: nn.Module) -> Outputs:
+    """Logits on fixed tokens."""
+    ids = torch.arange(24).reshape(2, 12) * 7 % 256
+    return {"logits": model(input_ids=ids).logits}
+
+
 def optimizer_of(method: Method, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(method.parameter_groups(model), weight_decay=0.0)
 
@@ -195,7 +224,7 @@ def gradients(subject: Subject) -> None:
     found: dict[str, Outputs] = {}
     for compute in ("fused", "plain"):
         for _, layer in adapted_layers(model):
-            layer.compute, layer.dropout = compute, 0.0  # type: ignore[assignment]
+            layer.compute, layer.dropout = compute, 0.0
         model.train()
         model.zero_grad()
         subject.loss(model).backward()
@@ -270,7 +299,7 @@ def _nudge(model: nn.Module) -> None:
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
-                p += 0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p)
+                p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))
 
 
 def _same(found: Outputs, expected: Outputs, tolerance: float, what: str) -> None:

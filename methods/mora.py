@@ -60,6 +60,10 @@ class MoRA(AdapterMethod):
             compat=self.compat,
         )
 
+    def check_shape(self, d_in: int, d_out: int) -> None:
+        super().check_shape(d_in, d_out)
+        self.build(d_in, d_out)
+
     def adapt(self, linear: nn.Linear) -> AdapterLinear:
         operator = self.build(linear.in_features, linear.out_features)
         return AdapterLinear(

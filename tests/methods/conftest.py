@@ -1,9 +1,8 @@
-"""Small models: one with every shape that has ever broken an adapter, and a LLaMA."""
+"""A model whose linear layers have every shape that has ever broken an adapter."""
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 # name: (d_in, d_out); at rank 8 r_hat is 25, 39, 30, ... : in < r_hat, in == r_hat, in > out, ...
 SHAPES = {
@@ -46,20 +45,3 @@ def inputs(tokens: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]
         k: torch.randn(2, tokens, i, generator=generator, dtype=torch.float64).to(dtype)
         for k, (i, _) in SHAPES.items()
     }
-
-
-def llama() -> LlamaForCausalLM:
-    """A random LLaMA with grouped queries and tied embeddings, of under 50,000 parameters."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=88,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-    )
-    return LlamaForCausalLM(config).eval()

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from methods import Method
-from methods.contract import CHECKS, Subject
-from tests.methods.conftest import inputs, llama
+from methods.contract import CHECKS, Subject, llama, run_llama
+from tests.methods.conftest import inputs
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "method"
 NAMES = sorted(f.stem for f in CONF.glob("*.yaml") if f.stem != "_base")
@@ -94,11 +94,6 @@ def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
     )
 
 
-def run_llama(model: nn.Module) -> dict[str, Tensor]:
-    ids = torch.arange(24).reshape(2, 12) * 7 % 256
-    return {"logits": model(input_ids=ids).logits}
-
-
 @every_check
 @pytest.mark.parametrize(
     ("name", "settings"),
@@ -108,7 +103,7 @@ def run_llama(model: nn.Module) -> dict[str, Tensor]:
 def test_llama(name: str, settings: dict[str, Any], check: str) -> None:
     CHECKS[check](
         Subject(
-            lambda: build(name, learning_rate=1e-2, rank=4, **settings),
+            lambda: build(name, learning_rate=1e-2, **settings),
             llama,
             run_llama,
             tolerance=2e-5,  # two layers deep
@@ -121,5 +116,5 @@ def test_llama(name: str, settings: dict[str, Any], check: str) -> None:
 def test_llama_with_embeddings_and_norms_trained_beside(name: str, check: str) -> None:
     settings = {"also_train": ["embed_tokens", "*norm"], "dropout": 0.1}
     CHECKS[check](
-        Subject(lambda: build(name, learning_rate=1e-2, rank=4, **settings), llama, run_llama, 2e-5)
+        Subject(lambda: build(name, learning_rate=1e-2, **settings), llama, run_llama, 2e-5)
     )

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from methods import Method, load_adapter
 from methods.asylora import AsyLoRA
 from methods.base import LLAMA_LINEARS, adapted_layers
+from methods.contract import llama
 from methods.dora import DoRA
 from methods.lora import LoRA
 from methods.lora_plus import LoRAPlus
 from methods.peft_format import from_peft, to_peft
-from tests.methods.conftest import llama
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 256
 KINDS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"rslora": True}, "dora": {}}

@@ -11,10 +11,11 @@ from torch import nn
 
 from methods import AdapterMethod, MethodError
 from methods.base import adapted_layers
+from methods.contract import llama
 from methods.relora import ReLoRA
 from methods.remora import ReMoRA
 from methods.restarts import prune_
-from tests.methods.conftest import SHAPES, Shapes, inputs, llama
+from tests.methods.conftest import SHAPES, Shapes, inputs
 
 SETTINGS: dict[str, Any] = {
     "rank": 8,

@@ -1,0 +1,175 @@
+"""Every mistake of a user has one message that names the value, the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from methods import MethodError, load_adapter
+from methods.contract import llama
+from methods.fft import FFT
+from methods.lora import LoRA
+from methods.lora_plus import LoRAPlus
+from methods.mora import MoRA
+
+
+def mora(**settings: Any) -> MoRA:
+    return MoRA(**{"rank": 4, "learning_rate": 1e-3} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rank": 0}, "method.rank=0 must be a whole number of at least 1"),
+        ({"rank": -3}, "method.rank=-3 must be a whole number of at least 1"),
+        ({"rank": 2.5}, "method.rank=2.5 must be a whole number"),
+        ({"rank": True}, "method.rank=True must be a whole number"),
+        ({"learning_rate": 0}, "method.learning_rate=0 must be above 0"),
+        ({"learning_rate": float("nan")}, "method.learning_rate=nan must be above 0"),
+        ({"dropout": 1.0}, "method.dropout=1.0 must be at least 0 and below 1"),
+        ({"compute": "fast"}, "method.compute='fast' is unknown; choose auto | fused | plain"),
+        ({"compute": "fused", "dropout": 0.1}, "Use method.compute=auto or method.dropout=0"),
+        ({"target_modules": "q_proj"}, "must be a list of layer names or patterns"),
+        ({"target_modules": []}, "must be a list of layer names or patterns"),
+        ({"operator": "mobius"}, "truncation | sharing | decoupling | rotation"),
+        ({"compat": "both"}, "method.compat='both' is unknown; choose exact | published"),
+        ({"input_groups": "odd"}, "method.input_groups='odd' is unknown"),
+    ],
+    ids=str,
+)
+def test_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError) as error:
+        mora(**settings)
+    assert message in str(error.value)
+
+
+def test_settings_of_lora() -> None:
+    with pytest.raises(MethodError, match="alpha=0 must be above 0"):
+        LoRA(rank=4, learning_rate=1e-3, alpha=0)
+    with pytest.raises(MethodError, match="lr_ratio=0 must be above 0"):
+        LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio=0)
+
+
+def refused(model: nn.Module, **settings: Any) -> str:
+    """The message of a failed attach, which must leave the model as it was."""
+    before = [(n, type(m)) for n, m in model.named_modules()]
+    trainable = [p.requires_grad for p in model.parameters()]
+    with pytest.raises(MethodError) as error:
+        mora(**settings).attach(model)
+    assert [(n, type(m)) for n, m in model.named_modules()] == before
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    return str(error.value)
+
+
+def test_rank_above_a_layers() -> None:
+    message = refused(llama(), rank=17)
+    assert "layer model.layers.0.self_attn.k_proj" in message
+    assert "method.rank=17" in message and "32 inputs and 16 outputs" in message
+    assert "Lower method.rank" in message
+
+
+def test_pattern_that_matches_nothing() -> None:
+    message = refused(llama(), target_modules=["q_proj", "query"])
+    assert "'query' matches no layer of LlamaForCausalLM" in message and "q_proj" in message
+    with pytest.raises(MethodError, match="'query' matches no layer"):
+        FFT(learning_rate=1e-3, target_modules=["query"]).attach(llama())
+
+
+def test_parameter_beside_that_matches_nothing() -> None:
+    message = refused(llama(), also_train=["embeddings"])
+    assert "method.also_train: 'embeddings' matches no parameter" in message
+
+
+class Int8Linear(nn.Module):
+    """What quantising libraries put in place of a linear layer."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = d_in, d_out
+        self.weight = nn.Parameter(torch.zeros(d_out, d_in, dtype=torch.int8), requires_grad=False)
+
+
+def test_quantised_layer() -> None:
+    model = llama()
+    model.model.layers[1].mlp.up_proj = Int8Linear(32, 88)
+    message = refused(model)
+    assert "layer model.layers.1.mlp.up_proj is quantised (Int8Linear)" in message
+    assert "Load the model unquantised" in message
+
+
+def test_head_tied_to_the_embedding() -> None:
+    message = refused(llama(), target_modules=["lm_head"])
+    assert "layer lm_head is tied to the embedding" in message and "untie" in message
+
+
+def test_layer_that_is_not_linear() -> None:
+    assert "not a linear layer" in refused(llama(), target_modules=["input_layernorm"])
+
+
+def test_attaching_twice() -> None:
+    model = llama()
+    mora().attach(model)
+    assert "adapted already" in refused(model)
+
+
+def test_published_code_without_a_result_names_the_layer() -> None:
+    model = nn.ModuleDict({"wide": nn.Linear(4, 100)})
+    message = refused(model, target_modules=["wide"], compat="published")
+    assert "layer wide" in message and "method.compat=exact" in message
+
+
+# ---------------------------------------------------------------------------------------- files
+
+
+def saved(folder: Any, **settings: Any) -> None:
+    model, method = llama(), mora(**settings)
+    method.attach(model)
+    method.save(model, folder)
+
+
+def loading(folder: Any, method: Any = None) -> str:
+    model = llama()
+    with pytest.raises(MethodError) as error:
+        if method is None:
+            load_adapter(model, folder)
+        else:
+            method.attach(model)
+            method.load(model, folder)
+    return str(error.value)
+
+
+def test_folder_without_an_adapter(tmp_path) -> None:
+    assert "method.json cannot be read" in loading(tmp_path)
+    assert "holds no saved adapter" in loading(tmp_path, mora())
+
+
+def test_adapter_of_another_rank_method_or_model(tmp_path) -> None:
+    saved(tmp_path)
+    assert "belongs to another rank or model" in loading(tmp_path, mora(rank=8))
+    lora = LoRA(rank=4, learning_rate=1e-3)
+    assert "the saved adapter has no model.layers.0.self_attn.q_proj.lora_A" in loading(
+        tmp_path, lora
+    )
+    fewer = mora(target_modules=["q_proj"])
+    assert "tensors that this method does not know" in loading(tmp_path, fewer)
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "methods.lora.LowRank", "methods.nothing.Nothing", "methods.x.y.Z", "x"]
+)
+def test_only_methods_of_this_package_are_made_from_a_file(tmp_path, target) -> None:
+    saved(tmp_path)
+    (tmp_path / "method.json").write_text(json.dumps({"method": target, "settings": {}}))
+    assert f"{target} is no method of this package" in loading(tmp_path)
+
+
+def test_settings_of_another_version(tmp_path) -> None:
+    saved(tmp_path)
+    content = {"method": "methods.mora.MoRA", "settings": {"rank": 4, "sides": 3}}
+    (tmp_path / "method.json").write_text(json.dumps(content))
+    message = loading(tmp_path)
+    assert "the settings do not fit methods.mora.MoRA" in message and "sides" in message

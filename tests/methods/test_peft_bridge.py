@@ -1,0 +1,99 @@
+"""Tuners of peft as methods: contract, format, and what the bridge refuses."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+from omegaconf import OmegaConf
+from peft import PeftModel
+
+from methods import MethodError
+from methods.contract import llama, run_llama
+from methods.peft_bridge import Peft
+from methods.peft_tuners import TUNERS, main, subject_of, violations
+
+# VeRA passes in test_contract.py, as the default of conf/method/peft.yaml.
+PASS = ("LoRA", "DoRA", "PiSSA", "HiRA", "RandLoRA", "OFT", "BOFT", "LoHa", "LoKr", "IA3", "MiSS")
+
+
+@pytest.mark.parametrize("tuner", PASS)
+def test_tuner_keeps_the_contract(tuner: str) -> None:
+    assert violations(subject_of(tuner)) == {}
+
+
+def test_the_table_names_what_a_tuner_does_not_keep(capsys) -> None:
+    assert main(["SHiRA", "Lily"]) == 0
+    out = capsys.readouterr().out
+    assert "11 of 11" in out and "5 of 11" in out
+    assert "Lily, merge: peft cannot merge Lily (peft)" in out
+    with pytest.raises(SystemExit) as error:
+        main(["GaLore"])
+    assert error.value.code == 2 and "unknown tuner GaLore; choose LoRA" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tuner", ["VeRA", "LoKr"])
+def test_peft_reads_what_the_bridge_saves(tuner: str, tmp_path) -> None:
+    subject = subject_of(tuner)
+    method, model = subject.trained()
+    method.save(model, tmp_path)
+    found = subject.outputs(PeftModel.from_pretrained(llama(), tmp_path))["logits"]
+    torch.testing.assert_close(found, subject.outputs(model)["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_delta_weight_is_peft_s_own() -> None:
+    method, model = subject_of("LoKr").trained()
+    deltas = method.delta_weights(model)
+    for name, delta in deltas.items():
+        expected = model.get_submodule(name).get_delta_weight("default").detach()
+        torch.testing.assert_close(delta, expected, rtol=0, atol=1e-6)
+
+
+def test_a_configuration_object_and_its_fields_mean_the_same() -> None:
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    objects = Peft(peft_config=config, learning_rate=1e-3)
+    assert objects.label == "Lora (peft)" and objects.target_modules == ("q_proj", "v_proj")
+    assert objects.settings()["rank"] == 4
+    again = Peft(**objects.settings())
+    assert again.settings() == objects.settings()
+    lists = OmegaConf.create({"modules": ["q_proj"]}).modules  # what Hydra hands over unconverted
+    assert Peft(peft_config=peft.LoraConfig(target_modules=lists), learning_rate=1e-3).settings()
+
+
+def test_the_method_s_patterns_apply_where_the_configuration_names_none() -> None:
+    method = Peft(
+        peft_config=TUNERS["LoRA"], learning_rate=1e-3, target_modules=["layers.0.*.q_proj"]
+    )
+    model = llama()
+    method.attach(model)
+    assert list(method.delta_weights(model)) == ["model.layers.0.self_attn.q_proj"]
+    run_llama(method.merge(model))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_config": {"peft_type": "MAGIC"}}, "peft_type='MAGIC' is unknown to peft; choose"),
+        ({"peft_config": {"peft_type": "VERA", "rr": 1}}, "method.peft_config: .*'rr'"),
+        ({"peft_config": 3}, "method.peft_config is a int, not a configuration of peft"),
+        ({"peft_config": peft.PromptTuningConfig()}, "PromptTuningConfig changes no weight"),
+        ({"rank": 16}, "method.rank=16 does not reach a tuner of peft"),
+        ({"alpha": 16}, "method.alpha=16 does not reach a tuner"),
+        ({"also_train": ["lm_head"]}, "does not reach a tuner"),
+    ],
+    ids=str,
+)
+def test_mistakes(settings, message) -> None:
+    with pytest.raises(MethodError, match=message):
+        Peft(**{"peft_config": TUNERS["LoRA"], "learning_rate": 1e-3} | settings)
+
+
+def test_mistakes_that_show_at_the_model() -> None:
+    with pytest.raises(MethodError, match="peft cannot attach Miss"):
+        Peft(peft_config={"peft_type": "MISS", "r": 64}, learning_rate=1e-3).attach(llama())
+    with pytest.raises(MethodError, match="'query' matches no layer"):
+        Peft(peft_config=TUNERS["LoRA"], learning_rate=1e-3, target_modules=["query"]).attach(
+            llama()
+        )
+    with pytest.raises(MethodError, match="no tuner of peft is attached"):
+        Peft(peft_config=TUNERS["LoRA"], learning_rate=1e-3).state(llama())

@@ -1,0 +1,226 @@
+"""The fused layer where training runs: compiled, checkpointed, under autocast, in two processes."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods import AdapterLinear, AdapterMethod
+from methods.asylora import AsyLoRA
+from methods.base import adapted_layers
+from methods.contract import llama
+from methods.dora import DoRA
+from methods.lora import LoRA
+from methods.mora import MoRA
+from tests.methods.conftest import Shapes, inputs
+
+SHARED: dict[str, Any] = {"rank": 8, "learning_rate": 1e-3, "compute": "fused"}
+METHODS: dict[str, AdapterMethod] = {
+    "lora": LoRA(**SHARED),
+    "asylora": AsyLoRA(freeze_a=True, **SHARED),
+    "dora": DoRA(**SHARED),
+    **{
+        operator: MoRA(operator=operator, **SHARED)
+        for operator in ("truncation", "sharing", "decoupling", "rotation")
+    },
+}
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+def nudged(method: AdapterMethod, model: nn.Module) -> nn.Module:
+    """``model`` with the method attached, away from its start."""
+    method = copy.copy(method)
+    if isinstance(model, Shapes):
+        method.target_modules = ("layers.*",)
+    torch.manual_seed(1)
+    method.attach(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+    return model.train()
+
+
+def layers() -> Shapes:
+    torch.manual_seed(0)
+    return Shapes(torch.float32)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys() and expected
+    for name, value in expected.items():
+        assert value is not None and value.abs().max() > 0, name
+        error = (found[name].float() - value.float()).abs().max() / value.float().abs().max()
+        assert error <= tolerance, (name, float(error))
+
+
+def step(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    logits = model(input_ids=ids).logits
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    return gradients(model) | {"logits": logits.detach()}
+
+
+IDS = torch.arange(24).reshape(2, 12) * 7 % 256
+
+
+@every_method
+def test_compiled(method: AdapterMethod) -> None:
+    """The graph is captured, forward and backward, and means the same."""
+    method = copy.copy(method)
+    method.target_modules = ("0", "2")
+    torch.manual_seed(0)
+    model = nudged(method, nn.Sequential(nn.Linear(50, 70), nn.GELU(), nn.Linear(70, 50)))
+    x = torch.randn(40, 50)
+    outputs, found = [], []
+    torch._dynamo.reset()
+    for run in (model, torch.compile(model, backend="aot_eager")):
+        model.zero_grad()
+        outputs.append(run(x))
+        outputs[-1].square().mean().backward()
+        found.append({n: g.clone() for n, g in gradients(model).items()})
+    same({"y": outputs[1].detach()}, {"y": outputs[0].detach()}, 1e-6)
+    same(found[1], found[0], 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lora", "dora", "sharing", "rotation"])
+def test_compiled_to_machine_code(name: str) -> None:
+    model = nudged(METHODS[name], llama())
+    expected = step(model, IDS)
+    torch._dynamo.reset()
+    found = step(torch.compile(model), IDS)
+    same({n.removeprefix("_orig_mod."): t for n, t in found.items()}, expected, 1e-4)
+
+
+@every_method
+def test_gradient_checkpointing(method: AdapterMethod) -> None:
+    model = nudged(method, llama())
+    expected = step(model, IDS)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing
+    same(step(model, IDS), expected, 1e-6)
+
+
+@every_method
+def test_autocast(method: AdapterMethod) -> None:
+    """fp32 weights under bf16 autocast: bf16 outputs, fp32 gradients near those of fp32."""
+    model = nudged(method, layers())
+    xs = inputs(64)
+
+    def run() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        model.zero_grad()
+        ys = model(xs)
+        torch.stack([y.float().square().mean() for y in ys.values()]).sum().backward()
+        return {n: y.detach() for n, y in ys.items()}, gradients(model)
+
+    ys, expected = run()
+    expected = {n: g.clone() for n, g in expected.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow, found = run()
+    assert all(y.dtype == torch.bfloat16 for y in narrow.values())
+    assert all(g.dtype == torch.float32 for g in found.values())
+    same(narrow, ys, 2e-2)
+    same(found, expected, 3e-2)
+
+
+@every_method
+def test_nothing_but_the_input_is_kept_for_backward(method: AdapterMethod) -> None:
+    model = nudged(method, layers())
+    own = {p.data_ptr() for p in model.parameters()}
+    for name, x in inputs(5).items():
+        assert [p for p in kept(model.layers[name], x) if p not in own] == [x.data_ptr()]
+
+
+def kept(layer: nn.Module, x: Tensor) -> list[int]:
+    """Addresses of the tensors that autograd saves for the backward pass of ``layer``."""
+    saved: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(x.requires_grad_())
+    return saved
+
+
+def test_in_evaluation_the_formed_weight_is_kept_until_something_changes(tmp_path) -> None:
+    method = MoRA(rank=8, learning_rate=1e-3, target_modules=["layers.*"])
+    model = nudged(method, layers()).eval()
+    _, layer = next(iter(adapted_layers(model)))
+    assert isinstance(layer, AdapterLinear)
+    x = torch.randn(3, layer.in_features)
+    with torch.no_grad():
+        first = layer(x)
+        assert layer._formed_weight(x.dtype) is layer._formed_weight(x.dtype)
+        method.save(model, tmp_path)
+        layer.M.mul_(2)
+        doubled = layer(x)
+        assert not torch.equal(doubled, first)
+        method.load(model, tmp_path)
+        assert torch.equal(layer(x), first)
+        layer.merge_into_base()
+        layer.M.zero_()
+        torch.testing.assert_close(layer(x), first)
+        layer.base.weight.zero_()
+        assert not layer(x).any()
+
+
+PROCESS = """
+import os, sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from tests.methods.test_runtimes import METHODS, gradients, inputs, layers, nudged, same
+
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+for name, method in METHODS.items():
+    model = nudged(method, layers())
+
+    def run(model, half):
+        model.zero_grad()
+        ys = model({n: x[half] for n, x in inputs(5).items()})
+        torch.stack([y.square().mean() for y in ys.values()]).sum().backward()
+
+    run(model, slice(None))
+    expected = {n: g.clone() for n, g in gradients(model).items()}
+    run(DistributedDataParallel(model), slice(rank, rank + 1))
+    same(gradients(model), expected, 1e-5)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_average_their_gradients(root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PROCESS]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "meeting")],
+            env=environment,
+            cwd=root,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    finally:
+        for process in processes:
+            process.kill()
