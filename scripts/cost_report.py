@@ -1,0 +1,154 @@
+"""The cost table and figure from what scripts/time_adapters.py and time_training.py measured.
+
+python scripts/cost_report.py results/cost
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import timing
+
+from bench.report.figures import STYLE, method_look, save
+
+FLOOR = "frozen layer"
+Row = dict[str, Any]
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not Path(sys.argv[1], "adapters.json").exists():
+        sys.exit("usage: python scripts/cost_report.py FOLDER, where FOLDER holds adapters.json")
+    folder = Path(sys.argv[1])
+    adapters = json.loads((folder / "adapters.json").read_text())
+    lines = ["# What an adapted layer costs", "", *about_layers(adapters), ""]
+    for dtype in dict.fromkeys(row["dtype"] for row in adapters["rows"]):
+        lines += [f"## {dtype}", "", *layer_table(of(adapters["rows"], dtype=dtype)), ""]
+    training = folder / "training.json"
+    if training.exists():
+        lines += training_table(json.loads(training.read_text()))
+    (folder / "cost.md").write_text("\n".join(lines).rstrip() + "\n")
+    files = [folder / "cost.md", *draw(adapters, folder)]
+    print("\n".join(map(str, files)))
+
+
+def of(rows: list[Row], **wanted: Any) -> list[Row]:
+    return [row for row in rows if all(row[k] == v for k, v in wanted.items())]
+
+
+def about_layers(adapters: Row) -> list[str]:
+    machine = adapters["machine"]
+    return [
+        (
+            f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; rank "
+            f"{adapters['rank']}, forward + backward, batches of random numbers."
+        ),
+        (
+            "Time is a multiple of the frozen layer's in the same round: the median over the rounds of "
+            "one shape, then the median over the shapes, with the range of the shapes in brackets. "
+            "Saved is what is kept for backward, as a multiple of the layer's input. Peak is what one "
+            "step allocates at a time, as a multiple of the frozen layer's."
+        ),
+        "Made by `python scripts/time_adapters.py` and `python scripts/cost_report.py`.",
+    ]
+
+
+def layer_table(rows: list[Row]) -> list[str]:
+    tokens = list(dict.fromkeys(row["tokens"] for row in rows))
+    head = ["contestant", *(f"{n} tokens" for n in tokens), "saved", "peak"]
+    table = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    for name in dict.fromkeys(row["contestant"] for row in rows):
+        mine = of(rows, contestant=name)
+        cells = [_spread([row["ratio"] for row in of(mine, tokens=n)]) for n in tokens]
+        saved = timing.median([row["saved_bytes"] / row["input_bytes"] for row in mine])
+        peak = timing.median([row["peak_bytes"] / _floor(rows, row)["peak_bytes"] for row in mine])
+        table.append([name, *cells, f"{saved:.2f}", f"{peak:.2f}"])
+    return [f"| {' | '.join(line)} |" for line in table]
+
+
+def _floor(rows: list[Row], row: Row) -> Row:
+    same = {key: row[key] for key in ("d_in", "d_out", "tokens", "dtype")}
+    return of(rows, contestant=FLOOR, **same)[0]
+
+
+def _spread(values: list[float]) -> str:
+    return f"{timing.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def training_table(training: Row) -> list[str]:
+    about = training["about"]
+    lines = [
+        "## A whole training step",
+        "",
+        (
+            f"{about['model']}, batches of {about['batch']} x {about['length']} tokens, "
+            f"{about['precision']}, {about['device']} ({about['processor']}, {about['threads']} "
+            f"threads), AdamW, {about['rounds']} rounds in turn; medians with 95 % intervals. Made by "
+            "`python scripts/time_training.py`."
+        ),
+        "",
+        "| method | trained | s a step | of FFT's time | of peft LoRA's time | peak GiB a step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in training["rows"]:
+        against = [_interval(row[f"against {other}"]) for other in ("FFT", "peft LoRA")]
+        lines.append(
+            f"| {row['contestant']} | {row['trainable']:,} | {row['seconds']:.2f} | {against[0]} | "
+            f"{against[1]} | {row['peak_bytes'] / 2**30:.2f} |"
+        )
+    return lines
+
+
+def _interval(found: list[float]) -> str:
+    return f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def draw(adapters: Row, folder: Path) -> list[Path]:
+    """Time against tokens, one panel a dtype: the median over the shapes."""
+    rows = adapters["rows"]
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    names = [n for n in dict.fromkeys(row["contestant"] for row in rows) if n != FLOOR]
+    shapes = len({(row["d_in"], row["d_out"]) for row in rows})
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            1, len(dtypes), figsize=(4.6 * len(dtypes), 4.6), sharey=True, squeeze=False
+        )
+        for axis, dtype in zip(axes[0], dtypes, strict=True):
+            for number, name in enumerate(names):
+                points = of(rows, contestant=name, dtype=dtype)
+                tokens = sorted({row["tokens"] for row in points})
+                ratios = [
+                    timing.median([row["ratio"] for row in of(points, tokens=n)]) for n in tokens
+                ]
+                axis.plot(tokens, ratios, label=name, **look(name, number))
+            axis.axhline(1.0, color="#555555", linewidth=1.0)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(tokens, [str(n) for n in tokens])
+            axis.set_xlabel(f"tokens in the batch ({dtype})")
+        axes[0][0].set_ylabel("forward + backward,\nmultiple of the frozen layer's time")
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.suptitle(
+            f"Cost of one adapted layer at rank {adapters['rank']}: median over "
+            f"{shapes} shapes, {adapters['machine']['device']}"
+        )
+    return save(figure, folder / "adapters", "Cost of one adapted layer against tokens")
+
+
+def look(name: str, number: int) -> dict[str, Any]:
+    """The method's colour; dashes for peft and the published form; a marker a line."""
+    method = next(m for m in ("fft", "dora", "lora", "mora") if m in name.lower())
+    elsewhere = name.startswith(("peft", "published"))
+    return {
+        "color": method_look(method)[0],
+        "linestyle": "--" if elsewhere else "-",
+        "marker": "osDv^<>PX*hd"[number % 12],
+        "markerfacecolor": "white" if elsewhere else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What one adapted layer costs: forward + backward as a multiple of the frozen layer's.
+
+    python scripts/time_adapters.py --out results/cost
+
+Every contestant is timed in turn in one process (scripts/timing.py). The floor is a frozen linear
+layer: one product forward, one for the input's gradient. Beside it: FFT (a third product), our
+methods through the path that compute=auto takes, peft's LoRA and DoRA as peft makes them (adapters
+in fp32 under bf16 autocast), and MoRA as published, where compression and rotation act on the
+activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timing
+import torch
+from torch import Tensor, nn
+
+from methods import AdapterMethod
+from methods.dora import DoRA
+from methods.lora import LoRA
+from methods.mora import MoRA
+
+SHAPES = {  # (d_in, d_out)
+    "smollm2": [(576, 576), (576, 192), (576, 1536), (1536, 576)],
+    "square": [(1024, 1024), (2048, 2048)],
+    "llama2_7b": [(4096, 4096), (4096, 11008), (11008, 4096)],
+}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+RANK = 8
+FLOOR = "frozen layer"
+
+
+def plain_layer(d_in: int, d_out: int, dtype: torch.dtype) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(d_in, d_out, bias=False, dtype=dtype))
+
+
+def ours(kind: type[AdapterMethod], **settings: Any) -> Callable[[nn.Module], nn.Module]:
+    method = kind(rank=RANK, learning_rate=1.0, target_modules=["0"], **settings)
+
+    def adapt(layer: nn.Module) -> nn.Module:
+        method.attach(layer)
+        return layer
+
+    return adapt
+
+
+def peft(**settings: Any) -> Callable[[nn.Module], nn.Module]:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["0"], **settings)
+    return lambda layer: inject_adapter_in_model(config, layer)
+
+
+def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
+    published = {"compute": "plain", "compat": "published"}
+    return {
+        FLOOR: lambda layer: layer.requires_grad_(False),
+        "FFT": lambda layer: layer,
+        "LoRA": ours(LoRA),
+        "DoRA": ours(DoRA),
+        "MoRA truncation": ours(MoRA, operator="truncation"),
+        "MoRA sharing": ours(MoRA, operator="sharing"),
+        "MoRA decoupling": ours(MoRA, operator="decoupling"),
+        "MoRA rotation": ours(MoRA, operator="rotation"),
+        "peft LoRA": peft(),
+        "peft DoRA": peft(use_dora=True),
+        "published MoRA sharing": ours(MoRA, operator="sharing", **published),
+        "published MoRA rotation": ours(MoRA, operator="rotation", **published),
+    }
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
+    """Forward and backward of one layer, gradients cleared."""
+    forward(layer, x).backward(dy)
+    x.grad = None
+    for parameter in layer.parameters():
+        parameter.grad = None
+
+
+def forward(layer: nn.Module, x: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        return layer(x)
+
+
+def measure(
+    d_in: int, d_out: int, tokens: int, dtype: torch.dtype, device: str, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """One row a contestant."""
+    x = torch.randn(tokens, d_in, dtype=dtype, device=device, requires_grad=True)
+    dy = torch.randn(tokens, d_out, dtype=dtype, device=device)
+    layers = {
+        name: adapt(plain_layer(d_in, d_out, dtype).to(device)).train()
+        for name, adapt in contestants().items()
+    }
+    seconds = timing.interleave(
+        {name: partial(step, layer, x, dy) for name, layer in layers.items()}, rounds
+    )
+    for name, layer in layers.items():
+        against = timing.ratio(seconds[name], seconds[FLOOR])
+        weights = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+        yield {
+            "contestant": name,
+            "d_in": d_in,
+            "d_out": d_out,
+            "tokens": tokens,
+            "dtype": next(key for key, value in DTYPES.items() if value == dtype),
+            "milliseconds": 1e3 * timing.median(seconds[name]),
+            "ratio": against.median,
+            "low": against.low,
+            "high": against.high,
+            "rounds": against.rounds,
+            "saved_bytes": timing.saved_for_backward(
+                lambda layer=layer: forward(layer, x),
+                weights,
+            ),
+            "input_bytes": x.numel() * x.element_size(),
+            "peak_bytes": timing.peak_bytes(partial(step, layer, x, dy)),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--tokens", nargs="+", type=int, default=[256, 1024, 2048, 4096])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("results/cost"))
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    cases = [
+        (i, o, tokens, DTYPES[dtype])
+        for dtype in options.dtypes
+        for tokens in options.tokens
+        for group in options.shapes
+        for i, o in SHAPES[group]
+    ]
+    for number, (i, o, tokens, dtype) in enumerate(cases, 1):
+        rows += measure(i, o, tokens, dtype, options.device, options.rounds)
+        print(f"{number}/{len(cases)}  {i} -> {o}, {tokens} tokens, {dtype}", flush=True)
+    machine = {
+        "device": options.device,
+        "processor": timing.processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "adapters.json"
+    file.write_text(json.dumps({"machine": machine, "rank": RANK, "rows": rows}, indent=1) + "\n")
+    print(f"{file}: {len(rows)} rows; `python scripts/cost_report.py {options.out}` draws them")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What one training step of a whole model costs: forward, backward and AdamW.
+
+    python scripts/time_training.py --out results/cost
+
+Contestants take turns in one process, each on a model of its own: FFT (fp32 masters under bf16
+autocast), our methods and peft's LoRA on a bf16 base. Every batch is the same: random tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timing
+import torch
+from hydra import compose, initialize_config_module
+from torch import nn
+
+from bench import device, models
+from bench.build import build
+from bench.training import head_only_where
+from methods import Method
+from methods.base import LLAMA_LINEARS
+
+OURS = {
+    "FFT": ["method=fft"],
+    "LoRA": ["method=lora"],
+    "DoRA": ["method=dora"],
+    "MoRA sharing": ["method=mora", "method.operator=sharing"],
+    "MoRA rotation": ["method=mora", "method.operator=rotation"],
+    "published MoRA rotation": ["method=mora", "method.compute=plain", "method.compat=published"],
+}
+
+
+def training_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, ids: torch.Tensor, place: device.Placement
+) -> Callable[[], None]:
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep[:, -1] = False
+    targets = ids[:, 1:].flatten()
+
+    def step() -> None:
+        with head_only_where(model, keep), place.autocast():
+            logits = model(input_ids=ids, use_cache=False).logits
+        nn.functional.cross_entropy(logits.float(), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="smollm2_135m_wheel")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256, help="tokens an example")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--out", type=Path, default=Path("results/cost"))
+    options = parser.parse_args()
+    place = device.resolve("auto", options.precision)
+    steps: dict[str, Callable[[], None]] = {}
+    trained: dict[str, int] = {}
+    with initialize_config_module("conf", version_base="1.3"):
+        for name, overrides in OURS.items():
+            cfg = compose("config", overrides=[f"model={options.model}", *overrides])
+            method: Method = build(cfg.method)
+            model = models.load(
+                cfg.model,
+                dtype=torch.float32 if method.trains_base else place.dtype,
+                device=place.device,
+                seed=0,
+            ).model
+            method.attach(model)
+            steps[name], trained[name] = contestant(
+                model, method.parameter_groups(model), options, place
+            )
+        cfg = compose("config", overrides=[f"model={options.model}"])
+        model = models.load(cfg.model, dtype=place.dtype, device=place.device, seed=0).model
+        steps["peft LoRA"], trained["peft LoRA"] = contestant(
+            with_peft(model), None, options, place
+        )
+    seconds = timing.interleave(steps, options.rounds)
+    rows = []
+    for name in steps:
+        row: dict[str, Any] = {
+            "contestant": name,
+            "trainable": trained[name],
+            "seconds": timing.median(seconds[name]),
+            "peak_bytes": timing.peak_bytes(steps[name]),
+        }
+        for other in ("FFT", "peft LoRA"):
+            against = timing.ratio(seconds[name], seconds[other])
+            row[f"against {other}"] = [against.median, against.low, against.high]
+        rows.append(row)
+        print(f"{name:26} {row['seconds']:.2f} s  {row['against FFT'][0]:.2f} of FFT  "
+              f"{row['against peft LoRA'][0]:.2f} of peft's LoRA")  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    about = {
+        "model": options.model,
+        "batch": options.batch,
+        "length": options.length,
+        "precision": place.precision,
+        "device": place.describe(),
+        "processor": timing.processor(),
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+    }
+    file = options.out / "training.json"
+    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    print(file)
+
+
+def contestant(
+    model: Any, groups: list[dict[str, Any]] | None, options: Any, place: device.Placement
+) -> tuple[Callable[[], None], int]:
+    """The step of a model in training mode, and how many parameters it trains."""
+    model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(groups or parameters, lr=1e-5, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (options.batch, options.length), generator=generator)
+    step = training_step(model, optimizer, ids.to(place.device), place)
+    return step, sum(p.numel() for p in parameters)
+
+
+def with_peft(model: nn.Module) -> nn.Module:
+    """The model with peft's LoRA at the rank of the others, adapters in fp32 as peft makes them."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model.requires_grad_(False)
+    return inject_adapter_in_model(
+        LoraConfig(r=8, lora_alpha=16, target_modules=list(LLAMA_LINEARS)), model
+    )
+
+
+if __name__ == "__main__":
+    main()
