@@ -42,17 +42,14 @@ def of(rows: list[Row], **wanted: Any) -> list[Row]:
 def about_layers(adapters: Row) -> list[str]:
     machine = adapters["machine"]
     return [
-        (
-            f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}; rank "
-            f"{adapters['rank']}, forward + backward, batches of random numbers."
-        ),
-        (
-            "Time is a multiple of the frozen layer's in the same round: the median over the rounds of "
-            "one shape, then the median over the shapes, with the range of the shapes in brackets. "
-            "Saved is what is kept for backward, as a multiple of the layer's input. Peak is what one "
-            "step allocates at a time, as a multiple of the frozen layer's."
-        ),
         "Made by `python scripts/time_adapters.py` and `python scripts/cost_report.py`.",
+        "",
+        f"- {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}",
+        f"- rank {adapters['rank']}, forward + backward, batches of random numbers",
+        "- time: multiple of the frozen layer's in the same round; median over the rounds of a shape,",
+        "  then median over the shapes (range of the shapes)",
+        "- saved: what is kept for backward, as a multiple of the layer's input",
+        "- peak: what one step allocates at a time, as a multiple of the frozen layer's",
     ]
 
 
@@ -83,12 +80,11 @@ def training_table(training: Row) -> list[str]:
     lines = [
         "## A whole training step",
         "",
-        (
-            f"{about['model']}, batches of {about['batch']} x {about['length']} tokens, "
-            f"{about['precision']}, {about['device']} ({about['processor']}, {about['threads']} "
-            f"threads), AdamW, {about['rounds']} rounds in turn; medians with 95 % intervals. Made by "
-            "`python scripts/time_training.py`."
-        ),
+        "Made by `python scripts/time_training.py`.",
+        "",
+        f"- {about['model']}, batches of {about['batch']} x {about['length']} tokens, AdamW",
+        f"- {about['precision']}, {about['processor']}, {about['threads']} threads",
+        f"- {about['rounds']} rounds in turn; medians with 95 % intervals",
         "",
         "| method | trained | s a step | of FFT's time | of peft LoRA's time | peak GiB a step |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

@@ -118,10 +118,7 @@ def measure(
             "low": against.low,
             "high": against.high,
             "rounds": against.rounds,
-            "saved_bytes": timing.saved_for_backward(
-                lambda layer=layer: forward(layer, x),
-                weights,
-            ),
+            "saved_bytes": timing.saved_for_backward(partial(forward, layer, x), weights),
             "input_bytes": x.numel() * x.element_size(),
             "peak_bytes": timing.peak_bytes(partial(step, layer, x, dy)),
         }
