@@ -46,7 +46,7 @@ def about_layers(adapters: Row) -> list[str]:
         "",
         f"- {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}",
         f"- rank {adapters['rank']}, forward + backward, batches of random numbers",
-        "- time: multiple of the frozen layer's in the same round; median over the rounds of a shape,",
+        "- time: multiple of the frozen layer's in the same round; median over a shape's rounds,",
         "  then median over the shapes (range of the shapes)",
         "- saved: what is kept for backward, as a multiple of the layer's input",
         "- peak: what one step allocates at a time, as a multiple of the frozen layer's",
