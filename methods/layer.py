@@ -85,9 +85,11 @@ class AdapterLinear(nn.Module):
         return tuple(getattr(self, name) for name in self.names)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias, parameters = self.base.weight, self.base.bias, self.adapter_parameters
+        weight, parameters = self.base.weight, self.adapter_parameters
+        bias: Tensor | None = self.base.bias
         x = x.to(compute_dtype(x, weight))
-        bias = None if bias is None else bias.to(x.dtype)
+        if bias is not None:
+            bias = bias.to(x.dtype)
         if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
             return F.linear(x, self._formed_weight(x.dtype), bias)
         if self._fused(x):

@@ -343,15 +343,13 @@ class Rotation(Decoupling):
         return self._rotate(m.unsqueeze(-2).expand(-1, self.n_in, -1), inverse=True).movedim(-2, 0)
 
     def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
-        cos, sin = _angles(self.n_in, self.side, chunks.dtype, chunks.device)
-        if inverse:
-            sin = -sin
-        if self.compat == "published":
-            first, second = chunks.chunk(2, dim=-1)
-            return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        first, second = chunks[..., 0::2], chunks[..., 1::2]
-        turned = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        return turned.flatten(-2)
+        adjacent = self.compat == "exact"
+        cos, sin = _angles(self.n_in, self.side, adjacent, chunks.dtype, chunks.device)
+        if adjacent:
+            partner = chunks.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+        else:
+            partner = chunks.roll(self.side // 2, dims=-1)
+        return torch.addcmul(chunks * cos, partner, sin, value=-1 if inverse else 1)
 
 
 def build(
@@ -423,9 +421,13 @@ def _group_index(size: int, side: int, layout: Layout, device: torch.device) -> 
 
 @lru_cache(maxsize=256)
 def _angles(
-    chunks: int, side: int, dtype: torch.dtype, device: torch.device
+    chunks: int, side: int, adjacent: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """cos and sin of i * theta_j: two tensors of shape (chunks, side / 2)."""
+    """cos and sin of i * theta_j for each coordinate, (chunks, side): a rotated coordinate is
+    cos * itself + sin * its partner, so that sin carries the sign of that partner."""
     j = torch.arange(side // 2, dtype=torch.float64)
     angle = torch.outer(torch.arange(chunks, dtype=torch.float64), 10000.0 ** (-2 * j / side))
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    pair = torch.stack([angle, angle], dim=-1 if adjacent else 1)
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    sin = pair.sin() * (sign if adjacent else sign.unsqueeze(-1))
+    return pair.cos().flatten(1).to(device, dtype), sin.flatten(1).to(device, dtype)
