@@ -13,7 +13,7 @@ from tasks.errors import TaskError
 if TYPE_CHECKING:
     import datasets
 
-UNITS = ("fraction", "perplexity", "nats", "bits per byte", "correlation")
+UNITS = ("fraction", "perplexity", "nats", "bits per byte")
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ class HarnessScorer(Scorer):
             "task": self.task,
             "few_shot": self.few_shot,
             "limit": self.limit,
+            "whole": self.whole,
             "files": [file_fingerprint(file) for file in files],
             "data": [None if path is None else file_fingerprint(path) for path in paths],
         }

@@ -142,7 +142,11 @@ class TextScorer(Scorer):
         return math.exp(min(nats / count, 700.0))  # past 700 a double overflows
 
     def cache_key(self) -> dict[str, Any] | None:
-        return None if self.key is None else {"texts": self.key, "window": self.window}
+        return (
+            None
+            if self.key is None
+            else {"texts": self.key, "unit": self.unit, "window": self.window}
+        )
 
 
 class ChoiceScorer(Scorer):

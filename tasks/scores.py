@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ class Score:
 
     sets: (set, split), the scored one first. whole: questions of the complete benchmark, where
     known. text: the column (a dotted path; lists are joined) that is looked for in training text.
+    few_shot: None: the task file's number. examples: whether there is a split to take shots from.
     """
 
     task: str
@@ -26,6 +28,7 @@ class Score:
     text: str
     whole: int | None = None
     few_shot: int | None = None
+    examples: bool = False
 
     @property
     def sources(self) -> list[tuple[Source, str]]:
@@ -33,44 +36,63 @@ class Score:
 
 
 _MMLU = (("mmlu", "test"), ("mmlu", "dev"))
+_RCT = (("pubmed_rct20k", "test"), ("pubmed_rct20k", "train"))
+_ROLES = (("pubmed_section_roles", "test"), ("pubmed_section_roles", "train"))
 SCORES: Mapping[str, Score] = {
     # instruction tuning
-    "mmlu_0shot": Score("mora_mmlu", _MMLU, "question", 14042, few_shot=0),
-    "mmlu_5shot": Score("mora_mmlu", _MMLU, "question", 14042, few_shot=5),
+    "mmlu": Score("mora_mmlu", _MMLU, "question", 14042, examples=True),
     # mathematics: as lm-eval asks, and as MetaMath does
-    "gsm8k": Score("mora_gsm8k", (("gsm8k", "test"), ("gsm8k", "train")), "question", 1319),
+    "gsm8k": Score(
+        "mora_gsm8k", (("gsm8k", "test"), ("gsm8k", "train")), "question", 1319, examples=True
+    ),
     "math": Score("mora_math", (("math", "test"),), "problem", 5000),
     "gsm8k_metamath": Score("mora_gsm8k_metamath", (("gsm8k", "test"),), "question", 1319),
     "math_metamath": Score("mora_math_metamath", (("math", "test"),), "problem", 5000),
     # biomedicine
     "pubmedqa": Score("mora_pubmedqa", (("pubmedqa", "test"),), "context.contexts", 500),
     "usmle": Score("mora_usmle", (("medqa_usmle", "test"),), "question", 1273),
-    "biommlu": Score("mora_biommlu", _MMLU, "question", 1871, few_shot=0),
-    "rct": Score("mora_rct", (("pubmed_rct20k", "test"), ("pubmed_rct20k", "train")), "text"),
-    "pubmed_section_roles": Score(
-        "mora_pubmed_section_roles",
-        (("pubmed_section_roles", "test"), ("pubmed_section_roles", "train")),
-        "text",
-    ),
+    "biommlu": Score("mora_biommlu", _MMLU, "question", 1871, examples=True),
+    "rct": Score("mora_rct", _RCT, "text", examples=True),
+    "pubmed_section_roles": Score("mora_pubmed_section_roles", _ROLES, "text", examples=True),
     "biomed_cloze": Score("mora_biomed_cloze", (("biomed_cloze", "test"),), "context"),
     # finance
-    "fpb": Score("mora_fpb", (("financial_phrasebank", "train"),), "sentence", 970),
-    "fiqa_sa": Score("mora_fiqa_sa", (("fiqa_sa", "test"), ("fiqa_sa", "train")), "sentence"),
-    "ner": Score("mora_ner", (("fin_ner", "test"), ("fin_ner", "train")), "tokens"),
+    "fpb": Score("mora_fpb", (("financial_phrasebank", "train"),), "sentence", 970, examples=True),
+    "fiqa_sa": Score(
+        "mora_fiqa_sa", (("fiqa_sa", "test"), ("fiqa_sa", "train")), "sentence", examples=True
+    ),
+    "ner": Score("mora_ner", (("fin_ner", "test"), ("fin_ner", "train")), "tokens", examples=True),
     "headline": Score("mora_headline", (("headline", "test"),), "input"),
     "convfinqa": Score("mora_convfinqa", (("convfinqa", "test"),), "input"),
     # general ability, for forgetting
-    "hellaswag": Score("mora_hellaswag", (("hellaswag", "validation"),), "ctx_a", 10042, 0),
-    "winogrande": Score("mora_winogrande", (("winogrande", "validation"),), "sentence", 1267, 0),
-    "arc_challenge": Score("mora_arc_challenge", (("arc_challenge", "test"),), "question", 1172, 0),
+    "hellaswag": Score("mora_hellaswag", (("hellaswag", "validation"),), "ctx_a", 10042),
+    "winogrande": Score("mora_winogrande", (("winogrande", "validation"),), "sentence", 1267),
+    "arc_challenge": Score("mora_arc_challenge", (("arc_challenge", "test"),), "question", 1172),
 }
+
+
+def find(name: str) -> Score:
+    """The benchmark of a name, with so many examples before each question for `<name>_5shot`.
+
+    Raises TaskError.
+    """
+    base, few_shot = name, None
+    if match := re.fullmatch(r"(.+)_(\d+)shot", name):
+        base, few_shot = match[1], int(match[2])
+    if base not in SCORES:
+        raise TaskError(
+            f"task.scores names {name!r}; known: {', '.join(SCORES)}, each also with an ending "
+            "such as _5shot"
+        )
+    if few_shot and not SCORES[base].examples:
+        raise TaskError(f"task.scores names {name!r}, but {base} has no split to take shots from")
+    return replace(SCORES[base], few_shot=few_shot)
 
 
 def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
     """The scorer of one benchmark."""
     from tasks.harness import HarnessScorer
 
-    score = SCORES[name]
+    score = find(name)
     return HarnessScorer(
         score.task,
         name=name,
@@ -83,14 +105,10 @@ def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
 
 
 class Benchmarks:
-    """The benchmarks chosen for a task: names of SCORES, and how many questions of each."""
+    """The benchmarks chosen for a task (names that `find` knows), and the questions of each."""
 
     def __init__(self, names: Sequence[str], *, limit: int | None, data_dir: str | None) -> None:
-        unknown = [name for name in names if name not in SCORES]
-        if unknown:
-            raise TaskError(
-                f"task.scores names {', '.join(map(repr, unknown))}; known: {', '.join(SCORES)}"
-            )
+        self.scores = [find(name) for name in names]
         if limit is not None and limit < 1:
             raise TaskError(f"task.limit is {limit}; it must be at least 1, or null")
         self.names = list(names)
@@ -108,7 +126,7 @@ class Benchmarks:
     def data_card(self, train: Iterable[str]) -> list[dict[str, Any]]:
         """A card a set; the scored ones with their overlap with the training texts."""
         train = list(islice(train, TEXTS_SCANNED))
-        scored = {SCORES[name].sets[0]: SCORES[name].text for name in self.names}
+        scored = {score.sets[0]: score.text for score in self.scores}
         cards = []
         for source, split in self._sets():
             data = load(source, split, self.data_dir)
@@ -121,7 +139,7 @@ class Benchmarks:
 
     def _sets(self) -> Iterator[tuple[Source, str]]:
         """Each set once."""
-        sets = dict.fromkeys(item for name in self.names for item in SCORES[name].sets)
+        sets = dict.fromkeys(item for score in self.scores for item in score.sets)
         return ((SETS[name], split) for name, split in sets)
 
 

@@ -141,12 +141,16 @@ def role_target(doc: Mapping[str, Any]) -> int:
 class Balanced(ContextSampler):
     """As many examples of each label, at random: AdaptLLM's demonstrations for RCT."""
 
+    groups: list[list[dict[str, Any]]] | None = None
+
     def sample(
         self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
     ) -> Sequence[dict[str, Any]]:
-        groups = [[doc for doc in self.df if doc["label"] == label] for label in ROLES]
-        groups = [group for group in groups if group]
-        picked = [doc for group in groups for doc in self.rnd.sample(group, n // len(groups))]
+        if self.groups is None:  # once: the set is large and the questions are many
+            by_label = {label: [doc for doc in self.df if doc["label"] == label] for label in ROLES}
+            self.groups = [docs for docs in by_label.values() if docs]
+        share = n // len(self.groups)
+        picked = [doc for group in self.groups for doc in self.rnd.sample(group, share)]
         self.rnd.shuffle(picked)
         return picked
 

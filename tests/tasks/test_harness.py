@@ -24,7 +24,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from tasks import TaskError
 from tasks.harness import FEWSHOT_SEED, TASK_FILES, HarnessScorer, ask, metrics
 from tasks.lm_eval import functions
-from tasks.scores import SCORES
+from tasks.scores import SCORES, find
 from tasks.sets import SETS
 
 NAMES = sorted(path.stem for path in TASK_FILES.glob("*.yaml"))
@@ -184,6 +184,12 @@ def test_every_score_names_a_task_file_and_its_sets() -> None:
     for name, score in SCORES.items():
         for source, split in score.sources:
             assert split in source.files, name
+
+
+def test_a_name_may_say_how_many_shots() -> None:
+    assert find("mmlu_5shot").few_shot == 5
+    assert find("math_0shot").few_shot == 0
+    assert find("gsm8k").few_shot is None
 
 
 # --- lm-eval's own prompts -----------------------------------------------------------------------

@@ -82,7 +82,9 @@ def test_refuses_a_role_that_no_one_knows() -> None:
     ("settings", "words"),
     [
         ({"train_set": "alpaca"}, "'alpaca'"),
-        ({"scores": ["mmlu"]}, "'mmlu'; known: mmlu_0shot"),
+        ({"scores": ["boolq"]}, "'boolq'; known: mmlu, gsm8k"),
+        ({"scores": ["boolq_2shot"]}, "'boolq_2shot'; known: mmlu"),
+        ({"scores": ["math_4shot"]}, "math has no split to take shots from"),
         ({"limit": 0}, "task.limit is 0"),
     ],
 )
