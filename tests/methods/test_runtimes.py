@@ -77,9 +77,7 @@ def step(model: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 IDS = torch.arange(24).reshape(2, 12) * 7 % 256
 
 
-@every_method
-def test_compiled(method: AdapterMethod) -> None:
-    """The graph is captured, forward and backward, and means the same."""
+def compiled_means_the_same(method: AdapterMethod, backend: str) -> None:
     method = copy.copy(method)
     method.target_modules = ("0", "2")
     torch.manual_seed(0)
@@ -87,23 +85,25 @@ def test_compiled(method: AdapterMethod) -> None:
     x = torch.randn(40, 50)
     outputs, found = [], []
     torch._dynamo.reset()
-    for run in (model, torch.compile(model, backend="aot_eager")):
+    for run in (model, torch.compile(model, backend=backend)):
         model.zero_grad()
         outputs.append(run(x))
         outputs[-1].square().mean().backward()
         found.append({n: g.clone() for n, g in gradients(model).items()})
-    same({"y": outputs[1].detach()}, {"y": outputs[0].detach()}, 1e-6)
+    same({"y": outputs[1].detach()}, {"y": outputs[0].detach()}, 1e-5)
     same(found[1], found[0], 1e-5)
 
 
+@every_method
+def test_compiled(method: AdapterMethod) -> None:
+    """The graph is captured, forward and backward."""
+    compiled_means_the_same(method, "aot_eager")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lora", "dora", "sharing", "rotation"])
-def test_compiled_to_machine_code(name: str) -> None:
-    model = nudged(METHODS[name], llama())
-    expected = step(model, IDS)
-    torch._dynamo.reset()
-    found = step(torch.compile(model), IDS)
-    same({n.removeprefix("_orig_mod."): t for n, t in found.items()}, expected, 1e-4)
+@every_method
+def test_compiled_to_machine_code(method: AdapterMethod) -> None:
+    compiled_means_the_same(method, "inductor")
 
 
 @every_method
