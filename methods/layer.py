@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Compute = Literal["auto", "fused", "plain"]
+BREAK_EVEN_TOKENS = 384
 
 
 class Delta(ABC):
@@ -79,6 +80,7 @@ class AdapterLinear(nn.Module):
         self.compute = compute
         self.original: Tensor | None = None  # the base weight before the first restart merged
         self._cache: tuple[Any, Tensor] | None = None
+        self.train(base.training)
 
     @property
     def adapter_parameters(self) -> tuple[nn.Parameter, ...]:
@@ -139,7 +141,7 @@ class AdapterLinear(nn.Module):
             return False
         if self.compute != "auto":
             return self.compute == "fused"
-        return worth_forming(x.numel() // self.in_features, self.in_features, self.out_features)
+        return worth_forming(x.numel() // self.in_features)
 
     def _formed_weight(self, dtype: torch.dtype) -> Tensor:
         """W + delta W for evaluation, kept until a parameter or the base weight changes."""
@@ -188,10 +190,10 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     return weight.dtype
 
 
-def worth_forming(tokens: int, d_in: int, d_out: int) -> bool:
+def worth_forming(tokens: int) -> bool:
     """Whether forming delta W in the weight beats sending ``tokens`` rows through the plain path.
 
-    Forming touches d_in * d_out numbers twice, the plain path tokens * (d_in + d_out) several
-    times.
+    Forming costs the same for any number of rows. On two CPU cores, in bf16 and fp32, layers of
+    576 to 2048 break even between 200 and 500 rows, LoRA and MoRA alike.
     """
-    return 4 * tokens * (d_in + d_out) >= d_in * d_out
+    return tokens >= BREAK_EVEN_TOKENS

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
@@ -234,7 +234,11 @@ class Sharing(Operator):
 
 @dataclass(frozen=True)
 class Piece:
-    """One tile: delta W[rows, cols] += (M R_chunk)[: rows, from_col : from_col + cols]."""
+    """Equal tiles of delta W, one after the other down a diagonal.
+
+    Tile t lies at (row + t side, col + t side), is (rows, cols) in size, and holds the columns from
+    ``from_col`` on of P = M R_(chunk + t).
+    """
 
     chunk: int
     row: int
@@ -242,6 +246,17 @@ class Piece:
     col: int
     cols: int
     from_col: int = 0
+    tiles: int = 1
+
+    def follows(self, other: Piece, side: int) -> bool:
+        """Whether this is one more whole tile on the diagonal of ``other``."""
+        whole = (side, side, 0)
+        return (
+            (self.rows, self.cols, self.from_col) == whole
+            and (other.rows, other.cols, other.from_col) == whole
+            and self.chunk == other.chunk + other.tiles
+            and self.row == other.row + other.tiles * side
+        )
 
 
 @dataclass(frozen=True)
@@ -272,12 +287,16 @@ class Decoupling(Operator):
     @cached_property
     def pieces(self) -> tuple[Piece, ...]:
         count = max(self.n_in, self.n_out) if self.compat == "exact" else self.n_out
-        pieces = []
+        pieces: list[Piece] = []
         for block in range(count):
             chunk, row = block % self.n_in, block % self.n_out * self.side
             col, rows = chunk * self.side, min(self.side, self.d_out - row)
             cols = min(self.side, self.d_in - col)
-            pieces.append(Piece(chunk, row, rows, col, cols))
+            piece = Piece(chunk, row, rows, col, cols)
+            if pieces and piece.follows(pieces[-1], self.side):
+                pieces[-1] = replace(pieces[-1], tiles=pieces[-1].tiles + 1)
+            else:
+                pieces.append(piece)
             if self.wrap and chunk == self.n_in - 1:
                 pieces.append(Piece(chunk, row, rows, 0, self.wrap, from_col=self.side - self.wrap))
         return tuple(pieces)
@@ -298,19 +317,26 @@ class Decoupling(Operator):
         return y.flatten(-2)[..., : self.d_out]
 
     def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        blocks = self._blocks(m)
+        blocks, stride = self._blocks(m), weight.stride(0)
         for p in self.pieces:
-            tile = blocks[p.chunk][: p.rows, p.from_col : p.from_col + p.cols]
-            weight[p.row : p.row + p.rows, p.col : p.col + p.cols] += tile
+            tiles = weight.as_strided(
+                (p.tiles, p.rows, p.cols),
+                (self.side * (stride + 1), stride, 1),
+                weight.storage_offset() + p.row * stride + p.col,
+            )
+            tiles += blocks[p.chunk : p.chunk + p.tiles, : p.rows, p.from_col : p.from_col + p.cols]
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
         """Each tile's gradient is a small product; the rotation is undone on the sums, not on x."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         blocks = x.new_zeros(self.n_in if self.rotated else 1, self.side, self.side, dtype=dtype)
         for p in self.pieces:
-            tile = dy[:, p.row : p.row + p.rows].T @ x[:, p.col : p.col + p.cols]
-            into = blocks[p.chunk if self.rotated else 0]
-            into[: p.rows, p.from_col : p.from_col + p.cols] += tile
+            for t in range(p.tiles):
+                row, col = p.row + t * self.side, p.col + t * self.side
+                into = blocks[p.chunk + t if self.rotated else 0]
+                into[: p.rows, p.from_col : p.from_col + p.cols] += (
+                    dy[:, row : row + p.rows].T @ x[:, col : col + p.cols]
+                )
         if not self.rotated:
             return blocks[0]
         # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
