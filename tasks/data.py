@@ -50,6 +50,7 @@ class Source:
     data_files: Mapping[str, list[str]] | None = None  # split -> hub files, of a huge set's part
     repeats: Mapping[str, int | None] = field(default_factory=dict)
     notes: str = ""
+    instead: str = ""  # what to run where the set can't be had
 
     def path(self, split: str, data_dir: str | Path | None) -> Path | None:
         """The local file of a split, if it is there."""
@@ -235,7 +236,8 @@ def _missing(source: Source, split: str, data_dir: str | Path | None, reason: st
         local = f"{Path(data_dir) / source.name / name} is not there"
     return (
         f"data set '{source.name}' ({split} split; hub id: {source.on_hub()}) was not found: "
-        f"{local}, and {reason}. Put the file there, or run where the hub can be reached."
+        f"{local}, and {reason}. Put the file there, or run where the hub can be reached"
+        f"{'; or take ' + source.instead if source.instead else ''}."
     )
 
 

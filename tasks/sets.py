@@ -35,6 +35,7 @@ _ALL = (
         columns=("dataset", "id", "messages"),
         texts=("messages",),
         files={"train": "train.jsonl"},
+        instead="task=instruction_standin, on a local stand-in",
     ),
     Source(
         name="tulu_v2_standin",
@@ -63,6 +64,7 @@ _ALL = (
         texts=("query", "response"),
         files={"train": "train.jsonl"},
         repeats={"train": None},
+        instead="task=math_gsm8k, on GSM8K alone, or task=math_symbolic, which needs no data",
     ),
     Source(
         name="gsm8k",
@@ -99,6 +101,7 @@ _ALL = (
         texts=("text",),
         files={"train": "train.jsonl"},
         notes="the PubMed abstracts of the Pile",
+        instead="task=biomedicine_standin, on a local stand-in, or task=docs, which needs no data",
     ),
     Source(
         name="biomed_abstracts",
@@ -161,6 +164,7 @@ _ALL = (
         texts=("text",),
         files={"train": "train.jsonl"},
         repeats={"train": None},
+        instead="task=finance_standin, on local sentences, or task=docs, which needs no data",
     ),
     Source(
         name="financial_phrasebank",
@@ -221,6 +225,7 @@ _ALL = (
         texts=("text",),
         files={"train": "train.jsonl", "validation": "validation.jsonl"},
         repeats={"train": None, "validation": None},
+        instead="task=pretrain, which needs no data",
     ),
     Source(
         name="c4_sample",

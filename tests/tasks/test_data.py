@@ -96,6 +96,11 @@ def test_a_missing_set_is_one_message_within_seconds(tmp_path: Path, with_folder
     assert "\n" not in message
 
 
+def test_a_missing_training_set_tells_what_to_take_instead() -> None:
+    with pytest.raises(TaskError, match=r"or take task=math_gsm8k.*which needs no data\.$"):
+        require(SETS["metamathqa"], "train", None)
+
+
 def test_a_set_that_is_on_no_hub_says_so() -> None:
     with pytest.raises(TaskError, match="on no hub"):
         require(SETS["tulu_v2_standin"], "train", None)
