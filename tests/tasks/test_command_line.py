@@ -41,6 +41,7 @@ def test_every_task_file_passes_lm_evals_own_checker(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("task", LIMITS)
 def test_the_real_model_scores_the_same_both_ways(
     task: str, tmp_path: Path, data_dir: Path, root: Path
