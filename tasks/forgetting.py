@@ -56,7 +56,12 @@ class Forgetting:
         """Check that the sets are there. Raises TaskError."""
         for name in self._parts():
             for source, split in _sets(name):
-                require(source, split, self.data_dir)
+                try:
+                    require(source, split, self.data_dir)
+                except TaskError as error:
+                    raise TaskError(
+                        f"task.forgetting: {error} task.forgetting=auto takes what is at hand."
+                    ) from error
 
     def scorers(self) -> list[Scorer]:
         return [self._scorer(name) for name in self._parts()]

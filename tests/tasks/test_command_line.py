@@ -32,6 +32,7 @@ def command_line(arguments: list[str], folder: Path, data_dir: Path) -> None:
     (folder / "stdout.txt").write_text(done.stdout)
 
 
+@pytest.mark.slow  # lm-eval indexes its thousands of tasks first
 def test_every_task_file_passes_lm_evals_own_checker(tmp_path: Path) -> None:
     names = ",".join(sorted(path.stem for path in TASK_FILES.glob("*.yaml")))
     command_line(

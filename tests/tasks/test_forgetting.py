@@ -72,5 +72,5 @@ def test_refuses_unknown_parts(parts: list[str], limit: int | None, words: str) 
 
 def test_a_missing_set_is_named_before_anything_runs(tmp_path: Path) -> None:
     task = UuidTask(pairs=1, forgetting=["hellaswag"], data_dir=str(tmp_path))
-    with pytest.raises(TaskError, match="Rowan/hellaswag"):
+    with pytest.raises(TaskError, match=r"Rowan/hellaswag.*task\.forgetting=auto takes"):
         task.prepare()
