@@ -15,7 +15,7 @@ output at every shape. ``compat="published"`` follows the authors' code, which d
 - inputs that do not fill the last chunk are padded by repeating the first inputs (exact: zeros);
 - rotation pairs coordinate j with j + side/2 (exact: neighbours 2j and 2j + 1, Eq. 10-11);
 - in decoupling and rotation, chunks of the output beyond d_out are cut, so that with
-  d_in > d_out the last inputs reach no output (exact: such a chunk is added to an earlier one).
+  d_in > d_out the last inputs reach no output (exact: neighbouring chunks share an output).
 
 Shapes: x is (..., d_in), y is (..., d_out), a compressed x is (..., chunks, side).
 """
@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -234,42 +235,26 @@ class Sharing(Operator):
 
 @dataclass(frozen=True)
 class Piece:
-    """Equal tiles of delta W, one after the other down a diagonal.
+    """delta W[row : row + rows, col : col + cols] = P[: rows, from_col : from_col + cols]."""
 
-    Tile t lies at (row + t side, col + t side), is (rows, cols) in size, and holds the columns from
-    ``from_col`` on of P = M R_(chunk + t).
-    """
-
-    chunk: int
     row: int
     rows: int
     col: int
     cols: int
-    from_col: int = 0
-    tiles: int = 1
-
-    def follows(self, other: Piece, side: int) -> bool:
-        """Whether this is one more whole tile on the diagonal of ``other``."""
-        whole = (side, side, 0)
-        return (
-            (self.rows, self.cols, self.from_col) == whole
-            and (other.rows, other.cols, other.from_col) == whole
-            and self.chunk == other.chunk + other.tiles
-            and self.row == other.row + other.tiles * side
-        )
+    from_col: int
 
 
 @dataclass(frozen=True)
 class Decoupling(Operator):
     """Eq. 8: the input is cut into chunks of ``side``; the same M acts on each.
 
-    delta W is block diagonal, with M in every block. Input chunk i writes output chunk i. Where
-    there are more output chunks than input chunks, the result is repeated (as published). Where
-    there are more input chunks, chunk i is added to output chunk i mod n_out, so that no input is
-    dead; the paper states d_in = d_out only, and the published code cuts what lies beyond d_out.
+    With P = [P_0 | P_1 | ...] of shape (side, n_in side) and P_i = M, delta W takes for each chunk
+    of the output some neighbouring columns of P: a block diagonal where d_in = d_out, the only case
+    that the paper states. With more output chunks than input chunks the result is repeated, as in
+    the published code. With more input chunks, each output chunk adds up two or more neighbours
+    (the last ones take what is left over), so that no input is dead and delta W keeps its full
+    rank; the published code leaves the last chunks without an output.
     """
-
-    rotated = False
 
     @cached_property
     def n_in(self) -> int:
@@ -285,20 +270,24 @@ class Decoupling(Operator):
         return -self.d_in % self.side if self.compat == "published" else 0
 
     @cached_property
+    def sources(self) -> tuple[range, ...]:
+        """The input chunks that each output chunk adds up."""
+        if self.n_in <= self.n_out or self.compat == "published":
+            return tuple(range(o % self.n_in, o % self.n_in + 1) for o in range(self.n_out))
+        few, extra = divmod(self.n_in, self.n_out)
+        starts = [o * few + max(0, o + extra - self.n_out) for o in range(self.n_out + 1)]
+        return tuple(range(a, b) for a, b in pairwise(starts))
+
+    @cached_property
     def pieces(self) -> tuple[Piece, ...]:
-        count = max(self.n_in, self.n_out) if self.compat == "exact" else self.n_out
-        pieces: list[Piece] = []
-        for block in range(count):
-            chunk, row = block % self.n_in, block % self.n_out * self.side
-            col, rows = chunk * self.side, min(self.side, self.d_out - row)
-            cols = min(self.side, self.d_in - col)
-            piece = Piece(chunk, row, rows, col, cols)
-            if pieces and piece.follows(pieces[-1], self.side):
-                pieces[-1] = replace(pieces[-1], tiles=pieces[-1].tiles + 1)
-            else:
-                pieces.append(piece)
-            if self.wrap and chunk == self.n_in - 1:
-                pieces.append(Piece(chunk, row, rows, 0, self.wrap, from_col=self.side - self.wrap))
+        pieces = []
+        for o, chunks in enumerate(self.sources):
+            row, col = o * self.side, chunks.start * self.side
+            rows = min(self.side, self.d_out - row)
+            end = min(chunks.stop * self.side, self.d_in)
+            pieces.append(Piece(row, rows, col, end - col, from_col=col))
+            if self.wrap and chunks.stop == self.n_in:
+                pieces.append(Piece(row, rows, 0, self.wrap, from_col=self.d_in))
         return tuple(pieces)
 
     def compress(self, x: Tensor) -> Tensor:
@@ -308,46 +297,46 @@ class Decoupling(Operator):
         return self._rotate(chunks, inverse=False)
 
     def decompress(self, y: Tensor) -> Tensor:
-        if self.n_in < self.n_out:
-            y = y.repeat(*[1] * (y.dim() - 2), -(-self.n_out // self.n_in), 1)[..., : self.n_out, :]
-        elif self.n_in > self.n_out and self.compat == "exact":
-            folds = -(-self.n_in // self.n_out)
-            y = pad(y, (0, 0, 0, folds * self.n_out - self.n_in))
-            y = y.unflatten(-2, (folds, self.n_out)).sum(-3)
-        return y.flatten(-2)[..., : self.d_out]
+        chunks = [y[..., source.start : source.stop, :].sum(-2) for source in self.sources]
+        return torch.cat(chunks, dim=-1)[..., : self.d_out]
 
     def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        blocks, stride = self._blocks(m), weight.stride(0)
+        blocks = self._blocks(m).to(weight.dtype)
         for p in self.pieces:
-            tiles = weight.as_strided(
-                (p.tiles, p.rows, p.cols),
-                (self.side * (stride + 1), stride, 1),
-                weight.storage_offset() + p.row * stride + p.col,
-            )
-            tiles += blocks[p.chunk : p.chunk + p.tiles, : p.rows, p.from_col : p.from_col + p.cols]
+            weight[p.row : p.row + p.rows, p.col : p.col + p.cols] += blocks[
+                : p.rows, p.from_col : p.from_col + p.cols
+            ]
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
-        """Each tile's gradient is a small product; the rotation is undone on the sums, not on x."""
+        """One small product a piece gives dP; the rotation is undone on dP, not on x."""
+        width = self.n_in * self.side
+        dy = self._fold(dy, width)
         dtype = torch.promote_types(x.dtype, torch.float32)
-        blocks = x.new_zeros(self.n_in if self.rotated else 1, self.side, self.side, dtype=dtype)
+        blocks = x.new_zeros(self.side, width, dtype=dtype)
         for p in self.pieces:
-            for t in range(p.tiles):
-                row, col = p.row + t * self.side, p.col + t * self.side
-                into = blocks[p.chunk + t if self.rotated else 0]
-                into[: p.rows, p.from_col : p.from_col + p.cols] += (
-                    dy[:, row : row + p.rows].T @ x[:, col : col + p.cols]
+            if p.row < width:
+                blocks[: p.rows, p.from_col : p.from_col + p.cols] += (
+                    dy[:, p.row : p.row + p.rows].T @ x[:, p.col : p.col + p.cols]
                 )
-        if not self.rotated:
-            return blocks[0]
         # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
-        return self._rotate(blocks.movedim(0, -2), inverse=False).sum(-2)
+        return self._rotate(blocks.unflatten(-1, (self.n_in, self.side)), inverse=False).sum(-2)
 
     def max_rank(self) -> int:
         return min(self.d_in, self.d_out)
 
+    def _fold(self, dy: Tensor, width: int) -> Tensor:
+        """Add the gradients of outputs that are repeated: (n, d_out) -> (n, <= width)."""
+        if self.d_out <= width:
+            return dy
+        folded = dy[:, :width].clone()
+        for repeated in dy[:, width:].split(width, dim=1):
+            folded[:, : repeated.shape[1]] += repeated
+        return folded
+
     def _blocks(self, m: Tensor) -> Tensor:
-        """P_i = M R_i: (side, side) -> (n_in, side, side)."""
-        return m.expand(self.n_in, -1, -1)
+        """P = [P_0 | P_1 | ...] with P_i = M R_i: (side, side) -> (side, n_in side)."""
+        # (M R_i) x = M (R_i x): the rows of M are turned back.
+        return self._rotate(m.unsqueeze(-2).expand(-1, self.n_in, -1), inverse=True).flatten(1)
 
     def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
         """Rotate (..., n_in, side): chunk i by R_i, or back."""
@@ -361,12 +350,6 @@ class Rotation(Decoupling):
     R_i turns each pair of coordinates by the angle i * theta_j, theta_j = 10000^(-2j / side)
     (Eq. 10-11; i and j count from 0 here, as in the published code, so chunk 0 is not turned).
     """
-
-    rotated = True
-
-    def _blocks(self, m: Tensor) -> Tensor:
-        # (M R_i) x = M (R_i x): the rows of M are turned back.
-        return self._rotate(m.unsqueeze(-2).expand(-1, self.n_in, -1), inverse=True).movedim(-2, 0)
 
     def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
         adjacent = self.compat == "exact"

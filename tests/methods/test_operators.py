@@ -87,8 +87,10 @@ def oracle(
         for i in range(d_out):
             if compat == "published" or n_in <= n_out:  # chunks follow one another, repeated
                 meets = i // side % n_in == chunk
-            else:  # chunks beyond the output are folded back onto it
-                meets = i // side == chunk % n_out
+            else:  # neighbours share an output chunk, the last outputs take one more
+                few, extra = n_in // n_out, n_in % n_out
+                shares = [few] * (n_out - extra) + [few + 1] * extra
+                meets = sum(shares[: i // side]) <= chunk < sum(shares[: i // side + 1])
             for j in range(chunk * side, min((chunk + 1) * side, padded)):
                 if meets:
                     delta[i, source[j]] += block[i % side, j % side]
