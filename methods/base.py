@@ -134,7 +134,8 @@ class AdapterMethod(Method):
 
     rank: LoRA's rank, for every method, so that equal ranks mean equal budgets.
     also_train: names or patterns of parameters outside the adapters that train in full beside
-        them (pretraining: embeddings, head, norms); they are held in fp32.
+        them (pretraining: embeddings, head, norms); they are held in fp32, so that a narrower
+        model runs under autocast.
     compute: auto | fused | plain, see methods/layer.py.
     """
 
@@ -290,13 +291,18 @@ def target_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Lin
 def matching_parameters(
     model: nn.Module, patterns: Sequence[str], adapted: Iterable[str]
 ) -> dict[str, nn.Parameter]:
-    """Parameters outside the layers ``adapted`` that the patterns name, tied ones once."""
-    found: dict[str, nn.Parameter] = {}
+    """Parameters outside the layers ``adapted`` that the patterns name.
+
+    A tied parameter is found by each of its names and listed once, by its first.
+    """
     inside = tuple(f"{name}." for name in adapted)
-    candidates = {n: p for n, p in model.named_parameters() if not n.startswith(inside)}
+    candidates = {
+        n: p for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)
+    }
+    found: set[int] = set()
     for pattern in patterns:
         hits = {
-            n: p
+            id(p)
             for n, p in candidates.items()
             if matches(n, pattern) or matches(n.rpartition(".")[0], pattern)
         }
@@ -305,8 +311,8 @@ def matching_parameters(
                 f"method.also_train: {pattern!r} matches no parameter of {type(model).__name__}. "
                 f"Name a module or parameter, such as embed_tokens, lm_head or '*norm'."
             )
-        found.update(hits)
-    return {n: p for n, p in candidates.items() if n in found}
+        found |= hits
+    return {n: p for n, p in model.named_parameters() if id(p) in found}
 
 
 def copy_into(parameter: Tensor, value: Tensor | None, name: str) -> None:

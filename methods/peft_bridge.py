@@ -87,15 +87,23 @@ class Peft(Method):
         layers = target_layers(model, self.target_modules)
         config = copy.deepcopy(self.config)
         config.target_modules = set(layers)
-        before = {n: m.weight.detach().to("cpu", copy=True) for n, m in layers.items()}
+        before = {
+            n: m.weight.detach().to("cpu", copy=True)
+            for n, m in layers.items()
+            if not m.weight.is_meta
+        }
         try:
             wrapper = peft.get_peft_model(model, config)
-        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not before:
+                return  # a model on the meta device, and a start that needs the weights themselves
             raise MethodError(f"peft cannot attach {self.label}: {error}") from error
         moved = {}  # some initialisations (PiSSA) take their start out of the base weight
         for name, layer in tuner_layers(model):
-            if not torch.equal(layer.get_base_layer().weight.detach().cpu(), before[name]):
-                moved[name] = before[name]
+            if name in before:
+                now = layer.get_base_layer().weight.detach().cpu()
+                if not torch.equal(now, before[name]):
+                    moved[name] = before[name]
         # Not as a submodule: the wrapper holds the model.
         object.__setattr__(model, ATTACHED, _Attached(wrapper, moved))
 

@@ -158,6 +158,15 @@ def kept(layer: nn.Module, x: Tensor) -> list[int]:
     return saved
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_method
+def test_cuda_agrees_with_the_cpu(method: AdapterMethod) -> None:
+    model = nudged(method, llama())
+    expected = {n: t.clone() for n, t in step(model, IDS).items()}
+    found = step(model.cuda(), IDS.cuda())
+    same({n: t.cpu() for n, t in found.items()}, expected, 1e-3)
+
+
 def test_in_evaluation_the_formed_weight_is_kept_until_something_changes(tmp_path) -> None:
     method = MoRA(rank=8, learning_rate=1e-3, target_modules=["layers.*"])
     model = nudged(method, layers()).eval()
