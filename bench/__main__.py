@@ -1,6 +1,7 @@
 """``python -m bench key=value ...`` runs one cell; ``-m`` a grid. Hydra composes, records decide.
 
-Exit status: 0 all cells complete, 1 a cell failed or diverged, 2 a mistake in the configuration.
+Exit status: 0 all cells complete, 1 a cell failed or diverged, 2 a mistake in the configuration,
+3 another process runs the cell, 75 asked to leave (the same command goes on).
 """
 
 from __future__ import annotations
@@ -8,50 +9,46 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from bench import outcomes
+from bench import interrupts, launch, outcomes
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def app(cfg: DictConfig) -> None:
-    from bench import cell  # heavy imports come after Hydra has refused what it can refuse
-    from bench.errors import UserError
-    from methods import MethodError
-    from tasks import TaskError
+    """One cell; grids go through bench/launch."""
+    from bench.launch.single import run  # heavy, after Hydra has refused what it can refuse
 
-    command = "python -m bench " + " ".join(HydraConfig.get().overrides.task)
-    planned = None
-    try:
-        planned = cell.plan(cfg, command)
-        known = cell.done(planned)
-        if known is not None:
-            outcomes.add(planned.title, known["status"], known["reason"], command, fresh=False)
-            return
-        record = cell.run_cell(planned)
-        outcomes.add(planned.title, record["status"], record["reason"], command)
-    except (UserError, MethodError, TaskError, OmegaConfBaseException) as error:
-        title = planned.title if planned else "cell"
-        outcomes.add(title, "refused", str(error), command)
-    except Exception as error:
-        if planned is None:
-            raise
-        record = cell.failed(planned, error)
-        outcomes.add(planned.title, "failed", record["reason"], command)
-        logging.getLogger("bench").debug("the cell broke down here:", exc_info=True)
+    outcomes.add(run(cfg, outcomes.command_line(HydraConfig.get().overrides.task)))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; the exit status."""
+    if arguments is not None:
+        sys.argv[1:] = arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    outcomes.refuse_unsweepable(sys.argv[1:])
-    app()
-    sys.exit(outcomes.conclude())
+    if refusal := outcomes.refuse_unsweepable(sys.argv[1:]):
+        print(refusal, file=sys.stderr)
+        return outcomes.STATUS["refused"]
+    launch.register()
+    again = outcomes.command_line(sys.argv[1:])
+    try:
+        with interrupts.handled():
+            app()
+    except interrupts.Stopped as stopped:  # before the cell began
+        outcomes.add(outcomes.Outcome("the command", "stopped", str(stopped), again))
+    except KeyboardInterrupt:
+        outcomes.add(outcomes.Outcome("the command", "stopped", "Ctrl-C, twice", again))
+    except SystemExit as exit:
+        if exit.code:  # Hydra has said what is wrong with the command line
+            return outcomes.STATUS["refused"]
+    return outcomes.conclude()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,18 +6,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import set_seed
 
 from bench import (
     analysis,
-    checkpoints,
     device,
+    interrupts,
     models,
     provenance,
     records,
@@ -26,202 +24,171 @@ from bench import (
     training,
 )
 from bench.build import build
+from bench.claiming import Claim
 from bench.errors import UserError
+from bench.plan import Plan, tidy
+from bench.progress import Progress
 from methods import Method
 from tasks import Task
 
-# Keys of the configuration that say where, how fast or how talkative, but not what comes out.
-INCIDENTAL = (
-    "results_dir", "data_dir", "force", "device", "threads", "experiment_name", "scale_name",
-    "protocol", "tracker", "save_adapter", "analysis",
-)  # fmt: skip
-INCIDENTAL_TRAINER = ("score_batch_size", "checkpoint_every", "torch_compile", "log_every")
-
 
 @dataclass(frozen=True)
-class Plan:
-    """A cell that has passed every check that needs no weights."""
+class Cell:
+    """A plan that has passed every check that needs no weights, with what those checks made."""
 
-    cell: str
-    config: dict[str, Any]
+    plan: Plan
     method: Method
     task: Task
     placement: device.Placement
-    folder: Path
-    command: str
-
-    @property
-    def file(self) -> Path:
-        return self.folder / f"{self.cell}.json"
-
-    @property
-    def title(self) -> str:
-        rank = self.method.settings().get("rank")
-        rank = "" if rank is None else f" r={rank}"
-        return (
-            f"{self.method.label}{rank} lr={self.method.learning_rate:g} seed={self.config['seed']}"
-        )
 
 
-def plan(cfg: DictConfig, command: str = "") -> Plan:
+def prepare(plan: Plan) -> Cell:
     """Check everything that can be wrong before a model is loaded.
 
     Raises UserError, MethodError or TaskError; nothing has been written by then.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config = plan.config
+    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
+        raise UserError(f"seed={config['seed']} must be a whole number.")
     training.check(config["trainer"])
-    method, task = build(cfg.method), build(cfg.task)
+    tracking.check(config["tracker"])
+    method, task = build(config["method"]), build(config["task"])
     placement = device.resolve(config["device"], config["precision"])
-    folder = records.prepare_folder(config["results_dir"])
+    records.prepare_folder(plan.folder)
     task.prepare()
-    models.check(cfg.model)
-    skeleton = models.skeleton(cfg.model)
-    method.attach(skeleton)
-    return Plan(identity(config, method), config, method, task, placement, folder, command)
+    models.check(config["model"])
+    method.attach(models.skeleton(config["model"]))
+    return Cell(plan, method, task, placement)
 
 
-def identity(config: Mapping[str, Any], method: Method) -> str:
-    """The cell's id: a hash of what determines its result."""
-    what = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    what["trainer"] = {k: v for k, v in what["trainer"].items() if k not in INCIDENTAL_TRAINER}
-    what["task"] = {k: v for k, v in what["task"].items() if k != "data_dir"}
-    # What a method ignores (FFT: the rank) does not make another cell.
-    what["method"] = {"_target_": config["method"]["_target_"]} | method.settings()
-    return records.cell_id(what)
+def run_cell(cell: Cell, claim: Claim, progress: Progress) -> records.Record:
+    """Load, attach, train, score, look, record. The record is written once, at the end.
 
-
-def run_cell(plan: Plan) -> records.Record:
-    """Load, attach, train, score, look, record. The record is written once, at the end."""
-    config, started, begin = plan.config, _now(), time.perf_counter()
-    provenance.start_memory_watch(plan.placement)
+    Raises Stopped, a checkpoint later, where the cell is asked to leave.
+    """
+    plan, config, method, task = cell.plan, cell.plan.config, cell.method, cell.task
+    started, begin = _now(), time.perf_counter()
+    provenance.start_memory_watch(cell.placement)
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     loaded = models.load(
         config["model"],
-        dtype=torch.float32 if plan.method.trains_base else plan.placement.dtype,
-        device=plan.placement.device,
+        dtype=torch.float32 if method.fp32_base else cell.placement.dtype,
+        device=cell.placement.device,
         seed=config["seed"],
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     set_seed(config["seed"])
-    tracker = tracking.start(
-        config["tracker"],
-        {
-            "cell": plan.cell,
-            "label": plan.title,
-            "experiment": config["experiment_name"],
-            "method": plan.method.name,
-            "model": loaded.card["name"],
-            "task": plan.task.name,
-            "config": config,
-        },
-    )
-    dataset = plan.task.train_dataset(tokenizer)
-    score = scoring.Scoring(
-        plan.task, tokenizer, plan.placement, config["trainer"]["score_batch_size"]
-    )
-    setup_seconds, scoring_begin = time.perf_counter() - begin, time.perf_counter()
-    before = score.before(model, loaded.card, learned=config["analysis"]["before"])
-    before_seconds = time.perf_counter() - scoring_begin
+    dataset = task.train_dataset(tokenizer)
+    score = scoring.Scoring(task, tokenizer, cell.placement, config["trainer"]["score_batch_size"])
+    setup_seconds = time.perf_counter() - begin
+    with tracking.start(config["tracker"], _about(cell, loaded.card)) as tracker:
+        begin = time.perf_counter()
+        before = score.before(model, loaded.card, learned=config["analysis"]["before"])
+        before_seconds = time.perf_counter() - begin
 
-    plan.method.attach(model)
-    checkpoint_folder = plan.folder / "checkpoints" / plan.cell
-    history = training.train(
-        model,
-        tokenizer,
-        plan.method,
-        dataset,
-        config["trainer"],
-        plan.placement,
-        seed=config["seed"],
-        score=lambda: score.along(model),
-        checkpoint_folder=checkpoint_folder if config["trainer"]["checkpoint_every"] else None,
-        log=tracker.log,
-        title=plan.title,
-    )
-    scoring_begin = time.perf_counter()
-    diverged = history.diverged_at is not None
-    final = {} if diverged else score.final(model)
-    scoring_seconds = time.perf_counter() - scoring_begin + before_seconds + history.scoring_seconds
+        method.attach(model)
+        history = training.train(
+            model,
+            tokenizer,
+            method,
+            dataset,
+            config["trainer"],
+            cell.placement,
+            seed=config["seed"],
+            score=lambda: score.along(model),
+            checkpoint_folder=plan.checkpoints,
+            guard=claim.check,
+            log=tracker.log,
+            progress=progress,
+        )
+        diverged = history.diverged_at is not None
+        begin = time.perf_counter()
+        final = {} if diverged else score.final(model)
+        scoring_seconds = before_seconds + history.scoring_seconds + time.perf_counter() - begin
 
-    record = records.blank(
-        cell=plan.cell,
-        status="diverged" if diverged else "ok",
-        reason=f"the loss was not finite at step {history.diverged_at}" if diverged else None,
-        experiment=config["experiment_name"],
-        scale=config["scale_name"],
-        command=plan.command,
-        config=config,
-        method={
-            "name": plan.method.name,
-            "label": plan.method.label,
-            "rank": plan.method.settings().get("rank"),
-            "learning_rate": plan.method.learning_rate,
-            "settings": plan.method.settings(),
-        },
-        model=loaded.card,
-        task={
-            "name": plan.task.name,
-            "label": plan.task.label,
-            "settings": {k: v for k, v in config["task"].items() if k != "data_dir"},
-            "data": plan.task.data_card(),
-        },
-        seed=config["seed"],
-        parameters=count(plan.method, model),
-        curves={"train": history.train, "scores": history.scores},
-        cost={
-            "setup_seconds": setup_seconds,
-            "training_seconds": history.training_seconds,
-            "scoring_seconds": scoring_seconds,
-            "tokens": history.tokens,
-            "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
-            "peak_memory_bytes": provenance.peak_memory_bytes(plan.placement),
-        },
-        environment=provenance.environment(plan.placement),
-        started=started,
-        **score.fields(before, final),
-    )
-    if not diverged:
-        if config["save_adapter"]:
-            plan.method.save(model, plan.folder / plan.cell)
-        if config["analysis"]["spectrum"]:
-            record["spectrum"] = analysis.spectrum(plan.method.delta_weights(model))
-        if config["analysis"]["merge_audit"] and not plan.method.trains_base:
-            record["merge_audit"] = analysis.merge_audit(plan.method, model, dataset)
-    record["finished"] = _now()
-    file = records.write(record, plan.folder)
-    checkpoints.discard(checkpoint_folder)
-    tracker.finish(record, file)
+        record = blank(cell) | {
+            "status": "diverged" if diverged else "ok",
+            "reason": f"the loss was not finite at step {history.diverged_at}"
+            if diverged
+            else None,
+            "model": loaded.card,
+            "parameters": count(method, model),
+            "curves": {"train": history.train, "scores": history.scores},
+            "cost": {
+                "setup_seconds": setup_seconds,
+                "training_seconds": history.training_seconds,
+                "scoring_seconds": scoring_seconds,
+                "tokens": history.tokens,
+                "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
+                "peak_memory_bytes": provenance.peak_memory_bytes(cell.placement),
+            },
+            "started": started,
+            **score.fields(before, final),
+        }
+        record["task"]["data"] = task.data_card()
+        if not diverged:
+            record |= _look(cell, model, dataset)
+        with interrupts.deferred():
+            claim.check()
+            file = records.write(record | {"finished": _now()}, plan.folder)
+            tidy(plan)
+        tracker.finish(record, file)
     return record
 
 
-def failed(plan: Plan, error: BaseException) -> records.Record:
+def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
+    """What else is wanted of the trained model; the audit comes last, as it merges."""
+    config, method = cell.plan.config, cell.method
+    found: dict[str, Any] = {}
+    if config["save_adapter"]:
+        method.save(model, cell.plan.folder / cell.plan.cell)
+    if config["analysis"]["spectrum"]:
+        found["spectrum"] = analysis.spectrum(method.delta_weights(model))
+    if config["analysis"]["merge_audit"] and not method.trains_base:
+        found["merge_audit"] = analysis.merge_audit(method, model, dataset)
+    return found
+
+
+def failed(cell: Cell, error: BaseException) -> records.Record:
     """The record of a cell that broke down: what it was, and why it ended."""
-    config = plan.config
-    record = records.blank(
-        cell=plan.cell,
-        status="failed",
-        reason=f"{type(error).__name__}: {error}",
+    record = blank(cell) | {
+        "status": "failed",
+        "reason": provenance.redact(f"{type(error).__name__}: {error}"),
+        "started": _now(),
+        "finished": _now(),
+    }
+    records.write(record, cell.plan.folder)
+    return record
+
+
+def blank(cell: Cell) -> records.Record:
+    """A record with what is known before the run."""
+    method, task = cell.method, cell.task
+    config = provenance.redact(cell.plan.config)
+    return records.blank(
+        cell=cell.plan.cell,
         experiment=config["experiment_name"],
         scale=config["scale_name"],
-        command=plan.command,
+        command=provenance.redact(cell.plan.command),
         config=config,
         method={
-            "name": plan.method.name,
-            "label": plan.method.label,
-            "rank": plan.method.settings().get("rank"),
-            "learning_rate": plan.method.learning_rate,
-            "settings": plan.method.settings(),
+            "name": method.name,
+            "label": method.label,
+            "rank": method.settings().get("rank"),
+            "learning_rate": method.learning_rate,
+            "settings": method.settings(),
         },
         model={k: config["model"].get(k) for k in ("name", "label", "source", "revision")},
-        task={"name": plan.task.name, "label": plan.task.label, "settings": {}, "data": []},
+        task={
+            "name": task.name,
+            "label": task.label,
+            "settings": {k: v for k, v in config["task"].items() if k != "data_dir"},
+            "data": [],
+        },
         seed=config["seed"],
-        environment=provenance.environment(plan.placement),
-        started=_now(),
-        finished=_now(),
+        environment=provenance.environment(cell.placement),
     )
-    records.write(record, plan.folder)
-    return record
 
 
 def count(method: Method, model: nn.Module) -> dict[str, int]:
@@ -236,17 +203,17 @@ def count(method: Method, model: nn.Module) -> dict[str, int]:
     }
 
 
-def done(plan: Plan) -> records.Record | None:
-    """The complete record of this cell, unless force=true or there is none.
-
-    Raises UserError for a torn or foreign file in its place.
-    """
-    if plan.config["force"] or not plan.file.exists():
-        return None
-    record = records.read(plan.file)
-    if record["cell"] != plan.cell:
-        raise UserError(f"{plan.file} holds the record of another cell ({record['cell']}).")
-    return record if record["status"] in ("ok", "diverged") else None
+def _about(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tracker is told of a cell."""
+    return {
+        "cell": cell.plan.cell,
+        "label": cell.plan.title,
+        "experiment": cell.plan.config["experiment_name"],
+        "method": cell.method.name,
+        "model": card["name"],
+        "task": cell.task.name,
+        "config": provenance.redact(cell.plan.config),
+    }
 
 
 def _now() -> str:

@@ -11,13 +11,15 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,40 +27,45 @@ from bench.errors import UserError
 
 KEPT = 2
 WEIGHTS, HISTORY, MANIFEST = "state.safetensors", "history.json", "manifest.json"
+DRAFT = ".writing-"
+# What a disk that is full or away makes of Python's, safetensors' and torch's writing.
+FAILURES = (OSError, SafetensorError, RuntimeError)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def writing(parent: Path, step: int) -> Iterator[Path]:
-    """A folder to fill; on leaving it becomes ``parent/checkpoint-STEP``, and old ones go.
+def writing(parent: Path, number: int) -> Iterator[Path]:
+    """A folder to fill; on leaving it becomes ``parent/checkpoint-NUMBER``, and old ones go.
 
     A disk that is full leaves the older checkpoints as they are: training goes on with a warning.
     """
-    target, draft = parent / f"checkpoint-{step}", parent / f".writing-{step}-{os.getpid()}"
+    target, draft = parent / f"checkpoint-{number}", parent / f"{DRAFT}{secrets.token_hex(4)}"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left_behind in parent.glob(f"{DRAFT}*"):
+            shutil.rmtree(left_behind, ignore_errors=True)
         draft.mkdir(parents=True)
         yield draft
         _seal(draft)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-    except OSError as error:
-        log.warning("checkpoint at step %d not written in %s: %s", step, parent, error)
+        _sync(parent)
+    except FAILURES as error:
+        log.warning("checkpoint at step %d not written in %s: %s", number, parent, error)
         return
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for old in sorted(_all(parent), key=_step)[:-KEPT]:
+    for old in sorted(_all(parent), key=step)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def newest(parent: Path) -> Path | None:
     """The newest checkpoint whose files are all as they were written; broken ones are named."""
-    for folder in sorted(_all(parent), key=_step, reverse=True):
+    for folder in sorted(_all(parent), key=step, reverse=True):
         broken = _broken(folder)
         if broken is None:
             return folder
-        log.warning("%s is broken (%s); the checkpoint before it is taken.", folder, broken)
+        log.warning("%s is broken (%s); it is passed over.", folder, broken)
     return None
 
 
@@ -76,7 +83,8 @@ def load_history(folder: Path, kind: Callable[..., T]) -> T:
         return kind(**json.loads((folder / HISTORY).read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"{folder / HISTORY} is from another version ({error}); delete it to start over."
+            f"{folder / HISTORY} is from another version ({error}); delete {folder.parent} to "
+            "start the cell over."
         ) from None
 
 
@@ -89,7 +97,8 @@ def _all(parent: Path) -> list[Path]:
     return [f for f in parent.glob("checkpoint-*") if f.is_dir() and f.name[11:].isdigit()]
 
 
-def _step(folder: Path) -> int:
+def step(folder: Path) -> int:
+    """The optimiser step after which a checkpoint was written."""
     return int(folder.name.removeprefix("checkpoint-"))
 
 
@@ -103,6 +112,17 @@ def _seal(folder: Path) -> None:
         json.dump(sums, handle)
         handle.flush()
         os.fsync(handle.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Put the names in the folder on the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _broken(folder: Path) -> str | None:
@@ -114,7 +134,7 @@ def _broken(folder: Path) -> str | None:
                 return f"{name} has changed"
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
-    return None
+    return None if sums else "it is empty"
 
 
 def _sha256(path: Path) -> str:

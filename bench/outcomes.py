@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-STATUS = {"ok": 0, "diverged": 1, "failed": 1, "refused": 2}
+# Exit status, worst last: what the caller should look at first.
+STATUS = {"ok": 0, "elsewhere": 3, "diverged": 1, "failed": 1, "refused": 2, "stopped": 75}
+SEVERITY = list(STATUS)
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """How one cell ended.
+
+    status: ok, diverged, failed (there is a record); refused (a mistake in the configuration),
+    stopped (asked to leave; the same command goes on), elsewhere (another process runs it).
+    fresh: run now, not found complete. note: its score, in a few words.
+    """
+
     title: str
     status: str
     reason: str | None
     command: str
-    fresh: bool
+    fresh: bool = True
+    note: str = ""
 
 
 _outcomes: list[Outcome] = []
 
 
-def add(title: str, status: str, reason: str | None, command: str, *, fresh: bool = True) -> None:
-    """Note how a cell ended (ok, diverged, failed, refused); ``fresh``: run now, not found done."""
-    _outcomes.append(Outcome(title, status, reason, command, fresh))
+def add(outcome: Outcome) -> None:
+    _outcomes.append(outcome)
 
 
-def refuse_unsweepable(arguments: list[str]) -> None:
-    """Hydra silently expands neither grid of experiment=a,b: exit with the remedy instead."""
+def refuse_unsweepable(arguments: Sequence[str]) -> str | None:
+    """Why a grid cannot be: Hydra silently expands neither grid of experiment=a,b."""
     for argument in arguments:
         if argument.lstrip("+").startswith("experiment=") and "," in argument:
-            sys.exit(f"{argument}: name one experiment a command; each has a grid of its own.")
+            return f"{argument}: name one experiment a command; each has a grid of its own."
+    return None
+
+
+def command_line(overrides: Sequence[str]) -> str:
+    """The command for one cell, as one would type it in a shell."""
+    return shlex.join(["python", "-m", "bench", *overrides])
 
 
 def conclude() -> int:
-    """Print what happened; 0, 1 (a cell failed or diverged) or 2 (a configuration was refused)."""
-    bad = [o for o in _outcomes if STATUS[o.status]]
-    counts = Counter(o.status if o.fresh else "done before" for o in _outcomes)
-    if _outcomes and (len(_outcomes) > 1 or not bad):
-        print(f"{len(_outcomes)} cells: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    """Print what happened; the exit status. Forgets the outcomes."""
+    outcomes = list(_outcomes)
+    _outcomes.clear()
+    bad = [o for o in outcomes if STATUS[o.status]]
+    counts = Counter(o.status if o.fresh else "done before" for o in outcomes)
+    several = len(outcomes) > 1
+    if outcomes and (several or not bad):
+        word = "cells" if several else "cell"
+        print(f"{len(outcomes)} {word}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
     for outcome in bad:
         print(f"{outcome.title} {outcome.status}: {outcome.reason}", file=sys.stderr)
-        if len(_outcomes) > 1:
+        if several or outcome.status == "stopped":
             print(f"  again: {outcome.command}", file=sys.stderr)
-    return max((STATUS[o.status] for o in _outcomes), default=0)
+    worst = max((SEVERITY.index(o.status) for o in outcomes), default=0)
+    return STATUS[SEVERITY[worst]]

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 20.0
 
 
 class Progress:
+    """Shows nothing; what a training run needs of any progress."""
+
+    def start(self, total: int, done: int = 0) -> None:
+        """Training begins: ``done`` of ``total`` steps are behind it."""
+
+    def note(self, text: str) -> None:
+        """A score, shown beside the loss until the next one."""
+
+    def step(self, step: int, loss: float) -> None:
+        """A step is done."""
+
+    def stop(self) -> None:
+        """Training has ended. May be called again."""
+
+
+class Shown(Progress):
+    """On the terminal that the command runs in."""
+
     def __init__(self, title: str) -> None:
         self.title = title
-        self.console = Console(stderr=True)
         self.bar: Bar | None = None
         self.total = self.first = 0
         self._begin = self._last = 0.0
@@ -30,22 +41,14 @@ class Progress:
     def start(self, total: int, done: int = 0) -> None:
         self.total, self.first = total, done
         self._begin = self._last = time.monotonic()
-        if self.console.is_terminal:
-            self.bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("loss {task.fields[loss]}  {task.fields[note]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
-            )
+        if done:
+            print(f"{self.title}  goes on from step {done}", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            self.bar = _bar()
             self.bar.start()
             self.bar.add_task(self.title, total=total, completed=done, loss="-", note="")
 
     def note(self, text: str) -> None:
-        """A score, shown beside the loss until the next one."""
         self._note = text
 
     def step(self, step: int, loss: float) -> None:
@@ -69,3 +72,26 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def _bar() -> Bar:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

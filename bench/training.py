@@ -7,6 +7,7 @@ label, the curves, scoring along the run, and an end at the first loss that is n
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.training_args import OptimizerNames
 
-from bench import checkpoints
+from bench import checkpoints, interrupts
 from bench.device import Placement
 from bench.errors import UserError
 from bench.progress import Progress
@@ -45,6 +47,9 @@ class History:
     training_seconds: float = 0.0
     scoring_seconds: float = 0.0
     diverged_at: int | None = None
+    # Of the point of the curve that is not complete yet: the sum of losses, and where it began.
+    pending_loss: float = 0.0
+    last_logged: int = 0
 
 
 @dataclass
@@ -114,12 +119,13 @@ class CellTrainer(Trainer):
         history: History,
         placement: Placement,
         checkpoint_folder: Path | None,
+        guard: Callable[[], None],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.method, self.settings, self.history = method, settings, history
         self.placement = placement
-        self.checkpoint_folder = checkpoint_folder
+        self.checkpoint_folder, self.guard = checkpoint_folder, guard
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # so that the labels of a whole step are counted
 
@@ -177,8 +183,11 @@ class CellTrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.checkpoint_folder is None:
+        if self.checkpoint_folder is None or self.history.diverged_at is not None:
             return
+        self.guard()
+        self.history.pending_loss = float(self._tr_loss)
+        self.history.last_logged = self._globalstep_last_logged
         with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as folder:
             checkpoints.save_state(folder, self.method.state(self.model), self.history)
             self._save_optimizer_and_scheduler(str(folder))
@@ -189,43 +198,54 @@ class CellTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.method.load_state(self.model, checkpoints.load_weights(Path(resume_from_checkpoint)))
 
+    def fit(self, resume: Path | None) -> None:
+        """Train; from a checkpoint of the last step there is nothing left but to load it."""
+        if resume is not None and checkpoints.step(resume) >= self.settings["max_steps"]:
+            self._load_from_checkpoint(str(resume))
+            self._load_rng_state(str(resume))
+        else:
+            self.train(resume_from_checkpoint=None if resume is None else str(resume))
+
+    def resume_curve(self) -> None:
+        """Go on with the point of the curve at which the checkpoint was written."""
+        self._tr_loss += self.history.pending_loss
+        self._globalstep_last_logged = self.history.last_logged
+
 
 class Watch(TrainerCallback):
-    """Restarts, curves, scores along the run, progress, and the end of a diverged run."""
+    """Restarts, curves, scores along the run, checkpoints, and leaving early where asked to."""
 
     def __init__(
         self,
         trainer: CellTrainer,
         *,
         score: Callable[[], dict[str, float]] | None,
-        score_steps: Sequence[int],
         progress: Progress,
         log: Callable[[int, Mapping[str, float]], None],
+        resumed: bool,
     ) -> None:
-        self.trainer, self.history = trainer, trainer.history
-        self.score, self.score_steps = score, frozenset(score_steps)
+        self.trainer, self.history, self.settings = trainer, trainer.history, trainer.settings
+        self.score, self.score_steps = score, frozenset(self.settings["score_steps"])
         self.progress, self.log = progress, log
-        self._since = 0.0
+        self.resumed = self.saved = resumed
+        self._since = self._saved_at = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.resumed:
+            self.trainer.resume_curve()
         self.progress.start(state.max_steps, state.global_step)
-        self._since = time.perf_counter()
+        self._since = self._saved_at = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step = state.global_step
+        self.trainer.guard()
+        step, last = state.global_step, state.global_step == state.max_steps
         optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
-        self.trainer.method.after_step(self.trainer.model, optimizer, step)
+        self.trainer.method.after_step(self.trainer.model, optimizer, step, last=last)
         if self.score is not None and step in self.score_steps:
-            self._stop_clock()
-            begin = time.perf_counter()
-            metrics = self.score()
-            self.history.scoring_seconds += time.perf_counter() - begin
-            self._since = time.perf_counter()
-            point = {"step": step, "tokens": self.history.tokens}
-            point["seconds"] = self.history.training_seconds
-            self.history.scores.append(point | {"metrics": metrics})
-            self.log(step, {f"score/{k}": v for k, v in metrics.items()})
-            self.progress.note(", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+            self._score(step)
+        control.should_save = self._checkpoint_due(step, last)
+        if interrupts.requested():
+            control.should_save = control.should_training_stop = True
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kw: Any
@@ -235,30 +255,78 @@ class Watch(TrainerCallback):
         self._stop_clock()
         loss, norm = logs["loss"], logs.get("grad_norm")
         finite = math.isfinite(loss)
-        self.history.train.append(
-            {
-                "step": state.global_step,
-                "loss": loss if finite else None,
-                "learning_rate": logs["learning_rate"],
-                "grad_norm": norm if norm is not None and math.isfinite(norm) else None,
-                "tokens": self.history.tokens,
-                "seconds": self.history.training_seconds,
-            }
-        )
-        self.log(state.global_step, {"train/loss": loss, "train/lr": logs["learning_rate"]})
+        point = {
+            "step": state.global_step,
+            "loss": loss if finite else None,
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": norm if norm is not None and math.isfinite(norm) else None,
+            "tokens": self.history.tokens,
+            "seconds": self.history.training_seconds,
+        }
+        self.history.train.append(point)
+        log_train(self.log, point)
         self.progress.step(state.global_step, loss)
         if not finite:
             self.history.diverged_at = state.global_step
             control.should_training_stop = True
 
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.saved, self._saved_at = True, time.perf_counter()
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_clock()
         self.progress.stop()
+
+    def _score(self, step: int) -> None:
+        assert self.score is not None
+        self._stop_clock()
+        begin = time.perf_counter()
+        metrics = self.score()
+        self._since = time.perf_counter()
+        self.history.scoring_seconds += self._since - begin
+        point = {
+            "step": step,
+            "tokens": self.history.tokens,
+            "seconds": self.history.training_seconds,
+            "metrics": metrics,
+        }
+        self.history.scores.append(point)
+        log_scores(self.log, point)
+        self.progress.note(", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+
+    def _checkpoint_due(self, step: int, last: bool) -> bool:
+        """By steps, by minutes, and after the last step of a run long enough for one before."""
+        every, minutes = self.settings["checkpoint_every"], self.settings["checkpoint_minutes"]
+        if every and step % every == 0:
+            return True
+        if minutes and time.perf_counter() - self._saved_at >= 60 * minutes:
+            return True
+        return last and self.saved
 
     def _stop_clock(self) -> None:
         now = time.perf_counter()
         self.history.training_seconds += now - self._since
         self._since = now
+
+
+Log = Callable[[int, Mapping[str, float]], None]
+
+
+def log_train(log: Log, point: Mapping[str, Any]) -> None:
+    """A point of the training curve for the tracker; what is not finite is left out."""
+    names = {"loss": "train/loss", "learning_rate": "train/lr", "grad_norm": "train/grad_norm"}
+    values = {name: point[key] for key, name in names.items() if point[key] is not None}
+    log(point["step"], values | {"train/tokens": point["tokens"]})
+
+
+def log_scores(log: Log, point: Mapping[str, Any]) -> None:
+    log(point["step"], {f"score/{name}": value for name, value in point["metrics"].items()})
+
+
+def replay(log: Log, history: History) -> None:
+    """Tell the tracker all that a checkpoint has seen, so that its last run stands alone."""
+    for point in sorted(history.scores + history.train, key=lambda point: point["step"]):
+        (log_scores if "metrics" in point else log_train)(log, point)
 
 
 def train(
@@ -272,12 +340,15 @@ def train(
     seed: int,
     score: Callable[[], dict[str, float]] | None = None,
     checkpoint_folder: Path | None = None,
-    log: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
-    title: str = "training",
+    guard: Callable[[], None] = lambda: None,
+    log: Log = lambda step, values: None,
+    progress: Progress = Progress(),  # noqa: B008 - it holds nothing
 ) -> History:
     """Train ``model``, to which ``method`` is attached, in place; what was seen on the way.
 
-    Goes on from the newest sound checkpoint in ``checkpoint_folder`` where there is one.
+    Goes on from the newest sound checkpoint in ``checkpoint_folder`` where there is one. Raises
+    Stopped, a checkpoint later, where the cell was asked to leave. ``guard`` is called at each step
+    and may raise to end the run without a checkpoint.
     """
     resume = None if checkpoint_folder is None else checkpoints.newest(checkpoint_folder)
     history = History() if resume is None else checkpoints.load_history(resume, History)
@@ -287,36 +358,34 @@ def train(
         history,
         placement,
         checkpoint_folder,
+        guard,
         model=model,
-        args=arguments(settings, placement, seed, checkpoint_folder),
+        args=arguments(settings, placement, seed),
         train_dataset=dataset,
         data_collator=Collator(tokenizer.pad_token_id, settings["pad_to_multiple_of"]),
     )
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
             trainer.remove_callback(callback)
-    watch = Watch(
-        trainer,
-        score=score,
-        score_steps=settings["score_steps"],
-        progress=Progress(title),
-        log=log,
+    trainer.add_callback(
+        Watch(trainer, score=score, progress=progress, log=log, resumed=resume is not None)
     )
-    trainer.add_callback(watch)
-    for point in history.train:  # a resumed run's curve starts at its beginning
-        log(point["step"], {"train/loss": point["loss"], "train/lr": point["learning_rate"]})
-    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    replay(log, history)
+    try:
+        with interrupts.deferred():
+            trainer.fit(resume)
+    finally:
+        progress.stop()
+    if history.diverged_at is None:
+        interrupts.leave_if_requested()
     return history
 
 
-def arguments(
-    settings: Mapping[str, Any], placement: Placement, seed: int, folder: Path | None
-) -> TrainingArguments:
+def arguments(settings: Mapping[str, Any], placement: Placement, seed: int) -> TrainingArguments:
     """The Trainer's arguments; nothing that matters is left to its defaults."""
     check(settings)
-    every = settings["checkpoint_every"]
     return TrainingArguments(
-        output_dir=str(folder or "unused"),
+        output_dir=tempfile.gettempdir(),  # has to exist; the Trainer itself writes nothing
         max_steps=settings["max_steps"],
         per_device_train_batch_size=settings["batch_size"],
         gradient_accumulation_steps=settings["accumulation"],
@@ -337,8 +406,7 @@ def arguments(
         logging_strategy="steps",
         logging_steps=settings["log_every"],
         logging_nan_inf_filter=False,
-        save_strategy="steps" if folder is not None and every else "no",
-        save_steps=every or 500,
+        save_strategy="no",  # Watch says when
         remove_unused_columns=False,
         dataloader_pin_memory=placement.device.type == "cuda",
         report_to="none",
@@ -352,9 +420,23 @@ def check(settings: Mapping[str, Any]) -> None:
         raise UserError(
             f"trainer.schedule={settings['schedule']} is unknown; choose {' | '.join(SCHEDULES)}."
         )
+    if settings["optimizer"] not in list(OptimizerNames):
+        raise UserError(
+            f"trainer.optimizer={settings['optimizer']} is unknown; choose "
+            f"{' | '.join(OptimizerNames)}."
+        )
     for key in ("max_steps", "batch_size", "accumulation", "log_every", "score_batch_size"):
         if not isinstance(settings[key], int) or settings[key] < 1:
             raise UserError(f"trainer.{key}={settings[key]} must be a whole number of at least 1.")
+    if not isinstance(settings["checkpoint_every"], int) or settings["checkpoint_every"] < 0:
+        raise UserError(
+            f"trainer.checkpoint_every={settings['checkpoint_every']} must be a whole number of "
+            "steps, or 0 for none."
+        )
+    if not settings["checkpoint_minutes"] >= 0:
+        raise UserError(
+            f"trainer.checkpoint_minutes={settings['checkpoint_minutes']} must be 0 (none) or more."
+        )
     late = [s for s in settings["score_steps"] if not 1 <= s <= settings["max_steps"]]
     if late:
         raise UserError(

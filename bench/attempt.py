@@ -1,0 +1,85 @@
+"""One attempt at a cell: run it unless it is done or taken. Whatever happens is an outcome."""
+
+from __future__ import annotations
+
+import logging
+
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import cell, claiming, interrupts, records
+from bench.errors import UserError
+from bench.outcomes import Outcome
+from bench.plan import Plan, done, tidy
+from bench.progress import Progress
+from methods import MethodError
+from tasks import TaskError
+
+MISTAKES = (UserError, MethodError, TaskError, OmegaConfBaseException)
+log = logging.getLogger(__name__)
+
+
+def attempt(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcome:
+    """Run the cell, and say how it ended; KeyboardInterrupt alone passes through.
+
+    watcher: what this process has seen of others' claims.
+    """
+    try:
+        if (known := done(plan)) is not None:
+            return _done_before(plan, known, watcher)
+        claiming.look(plan.claim, watcher)
+        ready = cell.prepare(plan)
+        with claiming.held(plan.claim, watcher) as claim:
+            if (known := done(plan)) is not None:  # completed elsewhere while we prepared
+                return outcome(plan, known, fresh=False)
+            return outcome(plan, _run(ready, claim, progress))
+    except (claiming.Taken, claiming.Lost) as reason:
+        return Outcome(plan.title, "elsewhere", str(reason), plan.command)
+    except interrupts.Stopped as reason:
+        return Outcome(plan.title, "stopped", f"{reason}; it can be resumed", plan.command)
+    except MISTAKES as error:
+        return Outcome(plan.title, "refused", str(error), plan.command)
+
+
+def outcome(plan: Plan, record: records.Record, *, fresh: bool = True) -> Outcome:
+    """How a cell with this record ended."""
+    note = ", ".join(f"{k} {m['value']:.3g}" for k, m in list(record["metrics"].items())[:2])
+    return Outcome(plan.title, record["status"], record["reason"], plan.command, fresh, note)
+
+
+class _Told(Progress):
+    """Progress that is shown here, and in the claim for others."""
+
+    def __init__(self, shown: Progress, claim: claiming.Claim) -> None:
+        self.shown, self.claim, self.total = shown, claim, 0
+
+    def start(self, total: int, done: int = 0) -> None:
+        self.total = total
+        self.claim.show(done, total)
+        self.shown.start(total, done)
+
+    def note(self, text: str) -> None:
+        self.shown.note(text)
+
+    def step(self, step: int, loss: float) -> None:
+        self.claim.show(step, self.total)
+        self.shown.step(step, loss)
+
+    def stop(self) -> None:
+        self.shown.stop()
+
+
+def _run(ready: cell.Cell, claim: claiming.Claim, progress: Progress) -> records.Record:
+    try:
+        return cell.run_cell(ready, claim, _Told(progress, claim))
+    except (claiming.Lost, *MISTAKES):
+        raise
+    except Exception as error:
+        log.debug("the cell broke down here:", exc_info=True)
+        claim.check()
+        return cell.failed(ready, error)
+
+
+def _done_before(plan: Plan, record: records.Record, watcher: claiming.Watcher) -> Outcome:
+    tidy(plan)
+    claiming.remove_dead(plan.claim, watcher)
+    return outcome(plan, record, fresh=False)

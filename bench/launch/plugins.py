@@ -1,0 +1,53 @@
+"""Our sweeper and launchers, as Hydra sees them; what a launcher does is in the modules beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own, less a full composition of every cell before the launcher composes it."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """The launchers compose all cells before they run any."""
+
+
+class _GridLauncher(Launcher):
+    """Composes a grid and hands it on. ``settings``: what conf/hydra/launcher says."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from bench.launch.grid import compose_grid
+
+        jobs = compose_grid(self.loader, self.config, job_overrides)
+        self.run(jobs)
+        done = JobStatus.COMPLETED
+        return [JobReturn(overrides=o, status=done) for o in job_overrides]
+
+    def run(self, jobs: list[Any]) -> None:
+        raise NotImplementedError
+
+
+class LocalLauncher(_GridLauncher):
+    """On this machine: workers=0 in this process, else in so many processes."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.launch import local
+
+        local.run(jobs, **self.settings)

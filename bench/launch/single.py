@@ -1,0 +1,20 @@
+"""One cell, in this process, on this terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.attempt import MISTAKES, attempt
+from bench.claiming import Watcher
+from bench.outcomes import Outcome
+from bench.plan import plan
+from bench.progress import Shown
+
+
+def run(config: Any, command: str) -> Outcome:
+    """Run the cell of a composed configuration; what is wrong with it is an outcome as well."""
+    try:
+        planned = plan(config, command)
+    except MISTAKES as error:
+        return Outcome("the cell", "refused", str(error), command)
+    return attempt(planned, Watcher(), Shown(planned.title))

@@ -1,0 +1,61 @@
+"""Running cells of the tiny model as a user does: through Hydra, from the configuration on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import records
+
+TINY = (
+    "model=tiny", "tracker=none", "task.pairs=8", "trainer.batch_size=4", "trainer.max_steps=6",
+    "threads=1", "device=cpu", "precision=fp32",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs ``python -m bench`` with these arguments in this process, records in tmp_path / "runs".
+
+    The first argument may be -m, for a grid.
+    """
+    from bench.__main__ import main
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    torch.set_num_threads(1)
+
+    def run(*arguments: str) -> Ended:
+        monkeypatch.setattr("sys.argv", ["bench"])
+        first = [a for a in arguments if a == "-m"]
+        rest = [a for a in arguments if a != "-m"]
+        capfd.readouterr()
+        status = main([*first, *TINY, f"results_dir={tmp_path / 'runs'}", *rest])
+        captured = capfd.readouterr()
+        return Ended(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def records_of(tmp_path: Path) -> Callable[[], list[records.Record]]:
+    """All records in tmp_path / "runs"."""
+
+    def read() -> list[records.Record]:
+        folder = tmp_path / "runs"
+        return [records.read(file) for file in records.find(folder)] if folder.exists() else []
+
+    return read

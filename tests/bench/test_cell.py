@@ -1,0 +1,177 @@
+"""One cell, from the command line to its record, and every way in which it may not come about."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import records
+
+Records = Callable[[], list[records.Record]]
+
+
+def only(found: list[records.Record]) -> records.Record:
+    assert len(found) == 1
+    return found[0]
+
+
+def test_a_cell_leaves_its_record_and_nothing_else(
+    run: Any, records_of: Records, tmp_path: Path
+) -> None:
+    ended = run("trainer.score_steps=[3,6]", "method.rank=4")
+    assert ended.status == 0 and ended.out.endswith("1 cell: 1 ok\n")
+    record = only(records_of())
+    assert [file.name for file in (tmp_path / "runs").iterdir()] == [f"{record['cell']}.json"]
+    assert (record["status"], record["reason"]) == ("ok", None)
+    assert record["method"]["name"] == "mora" and record["method"]["rank"] == 4
+    assert [point["step"] for point in record["curves"]["train"]] == [1, 2, 3, 4, 5, 6]
+    assert [point["step"] for point in record["curves"]["scores"]] == [3, 6]
+    assert record["metrics"]["accuracy"]["n"] == 8 and len(record["examples"]["accuracy"]) == 8
+    assert record["merge_audit"]["max_abs"] < 1e-4
+    assert 0 < record["parameters"]["trainable"] < record["parameters"]["total"]
+    assert record["cost"]["tokens"] == record["curves"]["train"][-1]["tokens"] > 0
+    assert record["command"].startswith("python -m bench model=tiny tracker=none")
+    assert "'trainer.score_steps=[3,6]'" in record["command"]  # as a shell takes it
+
+
+def test_a_rerun_does_nothing_and_force_repeats_to_the_bit(
+    run: Any, records_of: Records, tmp_path: Path
+) -> None:
+    assert run().status == 0
+    first = only(records_of())
+    file = tmp_path / "runs" / f"{first['cell']}.json"
+    before = file.stat().st_mtime_ns
+    ended = run()
+    assert (ended.status, ended.out) == (0, "1 cell: 1 done before\n")
+    assert file.stat().st_mtime_ns == before
+    assert run("force=true").out == "1 cell: 1 ok\n"
+    assert file.stat().st_mtime_ns != before
+    assert records.differences(first, records.read(file)) == ["command", "config.force"]
+
+
+def test_what_does_not_change_the_result_is_the_same_cell(run: Any, records_of: Records) -> None:
+    assert run("method=fft").status == 0
+    for same in ("method.rank=2", "trainer.log_every=2", "trainer.checkpoint_every=3"):
+        assert run("method=fft", same).out == "1 cell: 1 done before\n"
+    assert len(records_of()) == 1
+    assert run("method=fft", "seed=1").out == "1 cell: 1 ok\n"
+    assert run("method=fft", "trainer.max_steps=5").out == "1 cell: 1 ok\n"
+    assert len({record["cell"] for record in records_of()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["method=nothing"], "Could not find 'method/nothing'"),
+        (["task=nothing"], "Could not find 'task/nothing'"),
+        (["model=nothing"], "Could not find 'model/nothing'"),
+        (["method.rankk=3"], "Could not override 'method.rankk'"),
+        (["+method.foo=3"], "unexpected keyword argument 'foo'"),
+        (["method.rank=0"], "method.rank=0 must be a whole number of at least 1"),
+        (["method.rank=65"], "layers.0.self_attn.q_proj: method.rank=65 is above the rank"),
+        (["method.operator=foo"], "choose truncation | sharing | decoupling | rotation"),
+        (["task.pairs=0"], "task.pairs is 0"),
+        (["seed=one"], "seed=one must be a whole number"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0"),
+        (["trainer.optimizer=foo"], "trainer.optimizer=foo is unknown"),
+        (["trainer.schedule=foo"], "trainer.schedule=foo is unknown"),
+        (["trainer.score_steps=[7]"], "trainer.score_steps holds 7"),
+        (["trainer.checkpoint_every=-1"], "trainer.checkpoint_every=-1"),
+        (["precision=fp8"], "precision=fp8 is unknown"),
+        (["device=tpu"], "device=tpu is not on this machine"),
+        (["tracker.mode=foo"], "tracker.mode=foo is unknown"),
+        (["-m", "experiment=none,table2_uuid"], "name one experiment a command"),
+        (["method._target_=os.system"], "_target_: os.system is refused"),
+        (["method._target_=tasks.data.os.system"], "_target_: tasks.data.os.system cannot be"),
+        (["method._target_=tasks.data.load_dataset"], "tasks.data.load_dataset"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_mistakes_are_refused_in_one_message(
+    run: Any, records_of: Records, arguments: list[str], message: str
+) -> None:
+    ended = run(*arguments)
+    assert ended.status == 2
+    assert message in ended.err and "Traceback" not in ended.err
+    assert ended.out == "" and records_of() == []
+
+
+def test_a_folder_that_cannot_be_is_named(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = run(f"results_dir={tmp_path}/file/runs")
+    assert ended.status == 2 and f"cannot write in {tmp_path}/file/runs" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize(
+    "content", ['{"torn', "", "[]", '{"schema_version": 99}'], ids=["torn", "empty", "list", "new"]
+)
+def test_a_file_in_the_records_place_is_named_and_kept(
+    run: Any, records_of: Records, tmp_path: Path, content: str
+) -> None:
+    assert run().status == 0
+    file = tmp_path / "runs" / f"{only(records_of())['cell']}.json"
+    file.write_text(content)
+    ended = run()
+    assert ended.status == 2 and str(file) in ended.err and "Traceback" not in ended.err
+    assert file.read_text() == content
+
+
+def test_the_record_of_another_cell_is_named(run: Any, records_of: Records, tmp_path: Path) -> None:
+    run()
+    file = tmp_path / "runs" / f"{only(records_of())['cell']}.json"
+    record = json.loads(file.read_text()) | {"cell": "0" * 16}
+    file.write_text(json.dumps(record))
+    ended = run()
+    assert ended.status == 2 and f"holds the record of cell {'0' * 16}" in ended.err
+
+
+def test_a_failure_is_a_record_and_tried_again(run: Any, records_of: Records) -> None:
+    arguments = ["trainer.optimizer=lomo"]  # a package that is not installed
+    ended = run(*arguments)
+    record = only(records_of())
+    assert ended.status == 1 and record["status"] == "failed"
+    assert f"failed: {record['reason']}" in ended.err and "Traceback" not in ended.err
+    assert run(*arguments).status == 1
+    assert only(records_of())["started"] >= record["started"]
+
+
+def test_divergence_is_a_record_and_stops_no_sweep(run: Any, records_of: Records) -> None:
+    ended = run("-m", "method=fft", "method.learning_rate=1e20,1e-3")
+    assert ended.status == 1
+    by_rate = {record["method"]["learning_rate"]: record for record in records_of()}
+    assert by_rate[1e20]["status"] == "diverged" and by_rate[1e-3]["status"] == "ok"
+    assert by_rate[1e20]["reason"].startswith("the loss was not finite at step ")
+    assert by_rate[1e20]["metrics"] == {} and by_rate[1e20]["curves"]["train"][-1]["loss"] is None
+    assert "2 cells: 1 diverged, 1 ok" in ended.out
+    again = next(line for line in ended.err.splitlines() if line.startswith("  again: "))
+    assert again.endswith("method=fft method.learning_rate=1e+20")
+    assert "2 done before" in run("-m", "method=fft", "method.learning_rate=1e20,1e-3").out
+
+
+def test_secrets_of_the_environment_reach_no_record(
+    run: Any, records_of: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef" * 2)
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+    run("+model.extra=${oc.env:WANDB_API_KEY}", "save_adapter=true", "data_dir=/hf_verysecret/x")
+    record = only(records_of())
+    assert record["config"]["data_dir"] == "/***/x"
+    for file in (tmp_path / "runs").rglob("*"):
+        if file.is_file():
+            assert b"0123456789abcdef" * 2 not in file.read_bytes()
+            assert b"hf_verysecret" not in file.read_bytes()
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """The same through the shell: exit status, and nothing but the message on stderr."""
+    command = [sys.executable, "-m", "bench", "model=tiny", "method.rank=0", "tracker=none"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "the cell refused: method.rank=0 must be a whole number of at least 1.\n"
