@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench import records
 from bench.errors import UserError
 from bench.report import render, tables
 from bench.report.cells import Collection, Section, collect
+from bench.report.claims import Claim
 
-__all__ = ["Report", "Sheet", "collect", "make", "write"]
+if TYPE_CHECKING:
+    from bench.report.verdicts import Judgement
+
+__all__ = ["Report", "Sheet", "collect", "make", "text"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,21 @@ class Sheet:
 
 @dataclass
 class Report:
-    """All sheets of a path, and what must be said of the whole."""
+    """All sheets of a path, the verdicts, and what must be said of the whole."""
 
     command: str
     sheets: list[Sheet]
     warnings: list[str] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
 
 
-def make(found: Collection, metric: str | None = None) -> Report:
-    """Tables of all sections. Raises UserError where no section has the metric."""
+def make(
+    found: Collection, metric: str | None = None, claims: Sequence[Claim] | None = None
+) -> Report:
+    """Tables of all sections, and verdicts on the claims.
+
+    Raises UserError where no section has the metric.
+    """
     sections = found.sections()
     known = list(dict.fromkeys(name for section in sections for name in section.metrics))
     if metric is not None and metric not in known:
@@ -44,19 +54,26 @@ def make(found: Collection, metric: str | None = None) -> Report:
         )
     command = f"python -m bench.report {shlex.quote(found.path)}"
     command += f" --metric {shlex.quote(metric)}" if metric else ""
-    slugs = _slugs(sections)
+    command += " --claims" if claims else ""
     sheets = [
         Sheet(section, section.main_metric(metric), tables.build(section, metric), slug)
-        for section, slug in zip(sections, slugs, strict=True)
+        for section, slug in zip(sections, _slugs(sections), strict=True)
     ]
-    warnings = [f"refused, and not part of any number: {message}" for message in found.refused]
+    judgements = []
+    if claims:
+        from bench.report import verdicts  # scipy takes a second to import
+
+        judgements = verdicts.judge(claims, found)
+    return Report(command, sheets, _warnings(found), judgements)
+
+
+def _warnings(found: Collection) -> list[str]:
+    said = [f"refused, and not part of any number: {message}" for message in found.refused]
     if found.repeats:
         files = [str(second.file) for _, second in found.repeats]
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-        warnings.append(
-            f"cells that lie there twice, each counted once: {', '.join(files[:5])}{more}"
-        )
-    return Report(command, sheets, warnings)
+        said.append(f"cells that lie there twice, each counted once: {', '.join(files[:5])}{more}")
+    return said
 
 
 def _slugs(sections: list[Section]) -> list[str]:
@@ -74,72 +91,12 @@ def _slugs(sections: list[Section]) -> list[str]:
 
 
 def text(report: Report, width: int | None = None) -> str:
-    """What the command prints."""
+    """What the command prints; lines fit into `width` where one is given."""
     parts = [render.text(sheet.table, width) for sheet in report.sheets]
-    parts += ["".join(f"WARNING: {line}\n" for line in report.warnings)] if report.warnings else []
-    return "\n".join(parts)
+    if report.judgements:
+        from bench.report import verdict_sheet
 
-
-def write(report: Report, out: Path, figures_of: int = 8) -> list[Path]:
-    """Write tables and figures into the folder, the same bytes for the same records.
-
-    Figures are drawn for the first `figures_of` sections.
-    Raises UserError where the folder can't be written to.
-    """
-    records.prepare_folder(out)
-    files = []
-    drawn: dict[str, list[Path]] = {}
-    for sheet in report.sheets[:figures_of]:
-        drawn[sheet.slug] = _figures(report, sheet, out)
-    for name, content in (
-        ("table.md", _markdown(report, drawn)),
-        ("table.tex", _latex(report)),
-        ("table.csv", tables.as_csv([sheet.section for sheet in report.sheets], report.command)),
-    ):
-        path = out / name
-        records.atomic_write(path, content.encode())
-        files.append(path)
-    return files + [path for paths in drawn.values() for path in paths]
-
-
-def _figures(report: Report, sheet: Sheet, out: Path) -> list[Path]:
-    from bench.report import figures  # matplotlib takes a second to import
-
-    description = f"Made by: {report.command}. Records: {' '.join(_ids(sheet))}"
-    made = []
-    for name, figure in (
-        ("loss", figures.loss_figure(sheet.section, sheet.metric)),
-        (sheet.metric or "score", figures.score_figure(sheet.section, sheet.metric)),
-    ):
-        if figure is not None:
-            made += figures.save(figure, out / f"{sheet.slug}{name}", description)
-    return made
-
-
-def _ids(sheet: Sheet) -> list[str]:
-    return [cell for _, cells in sheet.table.behind for cell in cells]
-
-
-def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
-    parts = []
-    for sheet in report.sheets:
-        parts.append(render.markdown(sheet.table))
-        images = [path for path in drawn.get(sheet.slug, []) if path.suffix == ".svg"]
-        if images:
-            parts.append("\n".join(f"![{path.stem}]({path.name})" for path in images) + "\n")
-        rows = [f"- {render.escape_markdown(n)}: {' '.join(ids)}" for n, ids in sheet.table.behind]
-        parts.append("\n".join(["Records behind each row:", "", *rows]) + "\n")
-    parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
-    parts.append(f"Made by `{report.command}`.\n")
-    return "\n".join(parts)
-
-
-def _latex(report: Report) -> str:
-    parts = [f"% made by: {report.command}\n"]
-    for sheet in report.sheets:
-        behind = [
-            f"% {' '.join(name.split())}: {' '.join(ids)}" for name, ids in sheet.table.behind
-        ]
-        parts.append(render.latex(sheet.table) + "\n".join(["% records:", *behind]) + "\n")
-    parts += [f"% WARNING: {' '.join(line.split())}\n" for line in report.warnings]
+        parts.append(verdict_sheet.text(report.judgements))
+    if report.warnings:
+        parts.append("".join(f"WARNING: {line}\n" for line in report.warnings))
     return "\n".join(parts)

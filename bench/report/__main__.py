@@ -10,22 +10,28 @@ from pathlib import Path
 
 from bench import report
 from bench.errors import UserError
+from bench.report import claims, files
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 some files were refused, the report is of the rest; 2 nothing to report."""
     options = _parser().parse_args(arguments)
+    options.claims = options.claims or options.claims_from is not None
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
         found = report.collect(options.path)
-        made = report.make(found, options.metric)
+        judged = claims.load(options.claims_from) if options.claims else None
+        made = report.make(found, options.metric, judged)
+        out = options.out or _beside(options.path)
         print(report.text(made, _width()))
-        files = report.write(made, options.out or _beside(options.path))
+        for change in files.changes(made, out):
+            print(f"CHANGED since the last report: {change}")
+        wrote = files.write(made, out)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    for file in files:
+    for file in wrote:
         print(f"wrote {file}")
     return 1 if found.refused else 0
 
@@ -35,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path, help="a folder of records, or one record")
     parser.add_argument("--out", type=Path, help="folder for tables and figures (PATH/report)")
     parser.add_argument("--metric", help="final metric to compare by (the task's own)")
+    parser.add_argument("--claims", action="store_true", help="judge the claims of conf/claims")
+    parser.add_argument("--claims-from", type=Path, metavar="DIR", help="judge claims of your own")
     return parser
 
 

@@ -65,6 +65,7 @@ class Spectrum:
     singular_values: Array  # (k,), descending
     above: dict[str, float]  # layer kind -> mean number above 0.1
     effective_rank: dict[str, float]
+    above_per_layer: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Cell:
     metrics: dict[str, Metric]
     before: dict[str, Metric]
     forgetting: float | None
-    forgetting_units: tuple[str, ...]
+    forgetting_parts: tuple[str, ...]  # the metrics that tell of it
+    averaged: tuple[str, ...]  # the metrics behind "average", where there is one
     cost: dict[str, float | None]
     train: dict[str, Array]  # step, loss, ...: one array each, NaN where not measured
     scores: dict[str, Array]  # step, tokens, seconds and "metrics.<name>"
@@ -195,7 +197,8 @@ class Section:
         if wanted is not None and wanted in self.metrics:
             return wanted
         names = [name for name in self.metrics if name in self.scored_steps] or [*self.metrics]
-        return "accuracy" if "accuracy" in names else next(iter(names), None)
+        usual = (name for name in ("accuracy", "average") if name in names)
+        return next(usual, next(iter(names), None))
 
     def shared(self, key: str) -> Any:
         """The value that all rows give to a setting; None where they differ or have none."""
@@ -251,6 +254,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
     settings = flatten(method["settings"])
     settings |= {f"trainer.{k}": v for k, v in flatten(_table(config.get("trainer"))).items()}
     git = environment.get("git_commit") or "unknown commit"
+    averaged = _averaged(record["metrics"], _table(config.get("task")).get("scores"))
     try:
         return Cell(
             file=file,
@@ -278,12 +282,11 @@ def _cell(record: records.Record, file: Path) -> Cell:
             split=str(_table(config.get("protocol")).get("split") or "reported"),
             trainable=record["parameters"]["trainable"],
             total=record["parameters"]["total"],
-            metrics={name: _metric(m) for name, m in record["metrics"].items()},
-            before={name: _metric(m) for name, m in record["before"].items()},
+            metrics=_metrics(record["metrics"], averaged),
+            before=_metrics(record["before"], averaged),
             forgetting=None if forgetting is None else forgetting["mean_drop"],
-            forgetting_units=()
-            if forgetting is None
-            else tuple(sorted({str(p.get("unit")) for p in forgetting["parts"].values()})),
+            forgetting_parts=() if forgetting is None else tuple(forgetting["parts"]),
+            averaged=averaged,
             cost=record["cost"],
             train=_arrays(record["curves"]["train"]),
             scores=_arrays(
@@ -304,6 +307,32 @@ def _cell(record: records.Record, file: Path) -> Cell:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
         records.check(record, file)
         raise UserError(f"{file}: {type(error).__name__} {error}") from None
+
+
+def _averaged(metrics: Mapping[str, Any], scores: Any) -> tuple[str, ...]:
+    """The first metric of each benchmark, where the task has several: the paper's averages."""
+    if not isinstance(scores, list) or len(scores) < 2 or "average" in metrics:
+        return ()
+    firsts = []
+    for score in scores:
+        longer = [other for other in scores if other != score and other.startswith(f"{score}_")]
+        names = [n for n in metrics if n == score or n.startswith(f"{score}_")]
+        names = [n for n in names if not any(n.startswith(f"{other}_") for other in longer)]
+        firsts += names[:1]
+    alike = all(metrics[n]["unit"] == "fraction" for n in firsts)
+    return tuple(firsts) if alike and len(firsts) == len(scores) else ()
+
+
+def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, Metric]:
+    metrics = {name: _metric(value) for name, value in found.items()}
+    parts = [metrics[name] for name in averaged if name in metrics]
+    if not parts or len(parts) < len(averaged):
+        return metrics
+    value = sum(part.value for part in parts) / len(parts)
+    chances = [part.chance for part in parts if part.chance is not None]
+    chance = sum(chances) / len(chances) if len(chances) == len(parts) else None
+    average = Metric(value, sum(part.n for part in parts), True, "fraction", chance)
+    return {"average": average, **metrics}
 
 
 def _metric(value: Mapping[str, Any]) -> Metric:
@@ -354,7 +383,8 @@ def _spectrum(spectrum: Mapping[str, Any] | None) -> Spectrum | None:
     def mean(key: str) -> dict[str, float]:
         return {k: float(np.mean([y[key] for y in layers if y["kind"] == k])) for k in kinds}
 
-    return Spectrum(total / len(layers), mean("above_0.1"), mean("effective_rank"))
+    above = float(np.mean([layer["above_0.1"] for layer in layers]))
+    return Spectrum(total / len(layers), mean("above_0.1"), mean("effective_rank"), above)
 
 
 # ---------------------------------------------------------------------------- grouping

@@ -7,7 +7,7 @@ differ in the marker's filling and the colour's lightness. Same records, same by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,16 @@ def _chance(axes: Sequence[Axes], level: float, unit: str) -> None:
 
 
 # ---------------------------------------------------------------------------- files
+
+
+def all_of(section: Section, metric: str | None) -> Iterator[tuple[str, Figure]]:
+    """The section's figures, by name: those that its records have the numbers for."""
+    for name, figure in (
+        ("loss", loss_figure(section, metric)),
+        (metric or "score", score_figure(section, metric)),
+    ):
+        if figure is not None:
+            yield name, figure
 
 
 def _freeze(figure: Figure) -> None:

@@ -19,6 +19,7 @@ from bench.report.cells import Cell, Metric, Row, Section, format_rate, mean_and
 from bench.report.render import DASH, Column, Table, Value
 
 STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all
+METRICS_SHOWN = 5  # likewise final metrics
 BUDGET_TOLERANCE = 0.01
 
 
@@ -169,10 +170,9 @@ def at_step(row: Row, metric: str, step: int) -> list[float]:
 
 
 def _final(section: Section, main: str | None) -> Part:
-    names = sorted(section.metrics, key=lambda name: name != main)
     part: Part = []
     befores: list[Value] = []
-    for name in names:
+    for name in _shown(section, main):
         metric = section.metrics[name]
         values = _marked([row.values(name) for row in section.rows], metric)
         heading = unit_label(name, metric).replace(" (", "\n(")
@@ -180,6 +180,14 @@ def _final(section: Section, main: str | None) -> Part:
         before = [c.before[name].value for c in section.cells if name in c.before]
         befores.append(Value(with_spread(_one_a_seed(section, name), metric) if before else DASH))
     return _with_first(section, part, befores)
+
+
+def _shown(section: Section, main: str | None) -> list[str]:
+    """The final metrics that have columns: the main one first, no side product, not too many."""
+    parts = {name for cell in section.cells for name in cell.forgetting_parts}
+    names = [n for n in section.metrics if n not in parts and "_extracted" not in n]
+    names.sort(key=lambda name: name != main)
+    return names[:METRICS_SHOWN]
 
 
 def _one_a_seed(section: Section, metric: str) -> list[float]:
@@ -191,17 +199,10 @@ def _one_a_seed(section: Section, metric: str) -> list[float]:
 def _forgetting(section: Section) -> Part:
     if all(cell.forgetting is None for cell in section.cells):
         return []
-    metric = Metric(0.0, 1, False, forgetting_unit(section), None)
+    metric = Metric(0.0, 1, False, "fraction", None)
     values = [[c.forgetting for c in row.ok if c.forgetting is not None] for row in section.rows]
-    unit = " (points)" if metric.unit == "fraction" else ""
-    part: Part = [(Column(f"forgotten,\nmean drop{unit}"), _marked(values, metric))]
+    part: Part = [(Column("forgotten\n(% of before)"), _marked(values, metric))]
     return _with_first(section, part, None)
-
-
-def forgetting_unit(section: Section) -> str:
-    """Unit of the mean drop: its parts', where they have one in common."""
-    units = {unit for cell in section.cells for unit in cell.forgetting_units}
-    return units.pop() if len(units) == 1 else "mixed"
 
 
 def _cost(section: Section) -> Part:
@@ -220,13 +221,15 @@ def _paper(section: Section) -> Part:
     if beside is None:
         return []
     group = f"paper, {beside.quantity}:\n{beside.setting}"
-    part: Part = []
-    for i, title_ in enumerate(beside.columns):
-        values = []
-        for row in section.rows:
-            number = beside.rows.get((row.method, row.rank), (None,) * len(beside.columns))[i]
-            values.append(Value(DASH if number is None else f"{number:.1f}"))
-        part.append((Column(title_, group, quoted=True), values))
+    found = [beside.row(row.method, row.rank, row.settings.get("operator")) for row in section.rows]
+    ranks = [Value(DASH if rank is None else str(rank)) for rank, _ in found]
+    part: Part = [(Column("r", group, quoted=True), ranks)]
+    for i, heading in enumerate(beside.columns):
+        values = [
+            Value(DASH if (number := numbers[i]) is None else f"{number:.{beside.digits}f}")
+            for _, numbers in found
+        ]
+        part.append((Column(heading, group, quoted=True), values))
     return _with_first(section, part, None)
 
 
@@ -266,7 +269,11 @@ def sheet(section: Section) -> list[str]:
     settings = dict(section.task_settings)
     pairs = settings.pop("pairs", None)
     data = [section.task_label] + ([count(pairs, "pair")] if isinstance(pairs, int) else [])
-    data += [f"{key} {value}" for key, value in settings.items() if value is not None]
+    data += [
+        f"{key} {'+'.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in settings.items()
+        if value not in (None, [], {})
+    ]
     data += sorted({name for cell in cells for name in cell.data} if pairs is None else [])
     seeds = sorted({cell.seed for cell in cells})
     spread = "; ± is the standard deviation over seeds" if len(seeds) > 1 else "; no spread known"
@@ -321,6 +328,12 @@ def _short_commit(git: str) -> str:
 def notes(section: Section, main: str | None) -> list[str]:
     """What must be said below the table: warnings first, then cells that have no result."""
     said = _budgets(section) + _unequal(section)
+    left_out = len(section.metrics) - len(_shown(section, main))
+    if left_out:
+        said.append(f"{count(left_out, 'more metric')} in table.csv")
+    averaged = next((c.averaged for c in section.cells if c.averaged), ())
+    if averaged:
+        said.append(f"average: of {', '.join(averaged)}")
     if main is not None and section.metrics[main].chance is not None:
         metric = section.metrics[main]
         chance = format_number(scaled(metric, metric.chance or 0.0), metric.unit)
@@ -424,7 +437,8 @@ def _csv_line(section: Section, row: Row, command: str) -> dict[str, object]:
     beside = paper.beside(section.task)
     if beside is not None:
         line["paper_setting"] = beside.setting
-        numbers = beside.rows.get((row.method, row.rank), (None,) * len(beside.columns))
+        rank, numbers = beside.row(row.method, row.rank, row.settings.get("operator"))
+        line["paper_rank"] = "" if rank is None else rank
         for column, number in zip(beside.columns, numbers, strict=True):
             line[f"paper {beside.quantity} {column}"] = "" if number is None else number
     line["cells"] = " ".join(cell.cell for cell in row.cells)

@@ -76,6 +76,33 @@ def test_the_papers_row_stands_beside_and_says_what_it_is(study: Path) -> None:
     assert any("not on SmolLM2-135M-Instruct" in note for note in sheet.table.notes)
 
 
+def test_the_papers_rank_is_the_nearest(tmp_path: Path, make) -> None:
+    records.write(make("lora", 64), tmp_path)
+    records.write(make("relora", 64), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    quoted = [j for j, column in enumerate(sheet.table.columns) if column.quoted]
+    paper_columns = [[row[j].text for j in quoted] for row in sheet.table.rows]
+    assert paper_columns == [["256", "9.9", "70.6", "100.0", "100.0"], ["–"] * 5]
+
+
+def test_several_benchmarks_are_averaged_as_the_paper_does(tmp_path: Path, make) -> None:
+    part = {"n": 100, "higher_is_better": True, "unit": "fraction", "chance": None}
+    names = ("biomed_acc", "rct_acc", "rct_f1", "rct_long_acc", "rct_extracted_strict")
+    record = make(
+        task={"name": "biomedicine", "label": "Biomedicine", "settings": {}, "data": []},
+        metrics={name: {"value": 0.1 * i} | part for i, name in enumerate(names, 1)},
+        curves={"train": [], "scores": []},
+        examples={},
+    )
+    record["config"]["task"] = {"scores": ["biomed", "rct", "rct_long"]}
+    records.write(record, tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert sheet.metric == "average"
+    assert fields(sheet)[0]["final average (%)"] == "23.3"  # 10, 20 and 40
+    assert "average: of biomed_acc, rct_acc, rct_long_acc" in sheet.table.notes
+    assert "1 more metric in table.csv" in sheet.table.notes
+
+
 def test_columns_are_aligned(study: Path) -> None:
     lines = render.text(sheets(study)[0].table).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("---"))
@@ -205,8 +232,9 @@ def test_other_tasks_with_before_and_forgetting(tmp_path: Path, make) -> None:
         "31.50 ± 0.71",
         "26.50 ± 0.71",
     ]
-    assert rows[1]["forgotten, mean drop (points)"] == "10.0 ± 0.0"
-    marks = [row[-4].mark for row in sheet.table.rows]
+    assert rows[1]["forgotten (% of before)"] == "10.0 ± 0.0"
+    at = [column.title for column in sheet.table.columns].index("final perplexity")
+    marks = [row[at].mark for row in sheet.table.rows]
     assert marks == ["", "second", "best"]  # lower is better
     assert "task: Documentation, split docs, docstrings numpy 2.4" in sheet.table.sheet
 

@@ -1,0 +1,99 @@
+"""Writes a report's files: the same bytes for the same records, each saying what made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import records
+from bench.report import Report, Sheet, render, tables
+
+FIGURES_OF = 8  # sections that get figures; a folder of everything has dozens
+
+
+def write(report: Report, out: Path) -> list[Path]:
+    """Write tables, verdicts and figures into the folder.
+
+    Raises UserError where it can't be written to.
+    """
+    records.prepare_folder(out)
+    drawn = {sheet.slug: _figures(report, sheet, out) for sheet in report.sheets[:FIGURES_OF]}
+    sections = [sheet.section for sheet in report.sheets]
+    contents = {
+        "table.md": _markdown(report, drawn),
+        "table.tex": _latex(report),
+        "table.csv": tables.as_csv(sections, report.command),
+    }
+    if report.judgements:
+        contents |= _claims(report)
+    for name, content in contents.items():
+        records.atomic_write(out / name, content.encode())
+    return [out / name for name in contents] + [path for paths in drawn.values() for path in paths]
+
+
+def changes(report: Report, out: Path) -> list[str]:
+    """How verdicts differ from those that the folder holds from an earlier report."""
+    from bench.report import verdict_sheet
+
+    earlier = out / "claims.csv"
+    if not report.judgements or not earlier.is_file():
+        return []
+    return verdict_sheet.changes(earlier.read_text(errors="replace"), report.judgements)
+
+
+def _figures(report: Report, sheet: Sheet, out: Path) -> list[Path]:
+    from bench.report import figures  # matplotlib takes a second to import
+
+    ids = [cell for _, cells in sheet.table.behind for cell in cells]
+    description = f"Made by: {report.command}. Records: {' '.join(ids)}"
+    made = []
+    for name, figure in figures.all_of(sheet.section, sheet.metric):
+        made += figures.save(figure, out / f"{sheet.slug}{name}", description)
+    return made
+
+
+def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
+    parts = []
+    for sheet in report.sheets:
+        parts.append(render.markdown(sheet.table))
+        images = [path for path in drawn.get(sheet.slug, []) if path.suffix == ".svg"]
+        if images:
+            parts.append("\n".join(f"![{path.stem}]({path.name})" for path in images) + "\n")
+        parts.append(_behind_markdown("Records behind each row:", sheet.table))
+    parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
+    parts.append(f"Made by `{report.command}`.\n")
+    return "\n".join(parts)
+
+
+def _latex(report: Report) -> str:
+    parts = [f"% made by: {report.command}\n"]
+    parts += [render.latex(sheet.table) + _behind_latex(sheet.table) for sheet in report.sheets]
+    parts += [f"% WARNING: {_line(warning)}\n" for warning in report.warnings]
+    return "\n".join(parts)
+
+
+def _claims(report: Report) -> dict[str, str]:
+    from bench.report import verdict_sheet
+
+    table = verdict_sheet.table(report.judgements)
+    behind = _behind_markdown("Records behind each verdict:", table)
+    made_by = f"Made by `{report.command}`.\n"
+    tex = f"% made by: {report.command}\n{render.latex(table)}{_behind_latex(table)}"
+    return {
+        "claims.md": "\n".join([render.markdown(table), behind, made_by]),
+        "claims.tex": tex,
+        "claims.csv": verdict_sheet.as_csv(report.judgements, report.command),
+    }
+
+
+def _behind_markdown(heading: str, table: render.Table) -> str:
+    rows = [f"- {render.escape_markdown(name)}: {' '.join(ids)}" for name, ids in table.behind]
+    return "\n".join([heading, "", *rows]) + "\n"
+
+
+def _behind_latex(table: render.Table) -> str:
+    rows = [f"% {_line(name)}: {' '.join(ids)}" for name, ids in table.behind]
+    return "\n".join(["% records:", *rows]) + "\n"
+
+
+def _line(words: str) -> str:
+    return " ".join(words.split())

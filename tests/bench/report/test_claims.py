@@ -1,0 +1,88 @@
+"""Claims as data: the built-in ones are sound, a wrong one is refused with file and key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.errors import UserError
+from bench.report import claims
+
+GOOD = {
+    "id": "mine",
+    "stated": "here",
+    "says": "A beats B.",
+    "task": "uuid",
+    "measure": "final",
+    "a": {"method": "mora", "operator": "rotation"},
+    "b": {"method": "lora"},
+    "direction": "better",
+    "margin": 0.02,
+}
+
+
+def load(folder: Path, **changed: object) -> claims.Claim:
+    data = {k: v for k, v in {**GOOD, **changed}.items() if v != "left out"}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(data))
+    (claim,) = claims.load(folder)
+    return claim
+
+
+def test_the_built_in_claims_are_sound() -> None:
+    found = claims.load()
+    assert len(found) >= 15
+    for subject in ("uuid", "instruction", "math", "continual", "pretraining", "spectrum", "time",
+                    "operators", "merging", "lora_learns_less", "lora_forgets_less"):  # fmt: skip
+        assert any(claim.id.startswith(subject) for claim in found), subject
+    tasks = ["uuid", "math", "math_symbolic", "math_gsm8k_train", "instruction_standin",
+             "biomedicine", "finance_standin", "docs", "pretrain"]  # fmt: skip
+    for claim in found:
+        assert any(claim.about(task) for task in tasks), claim.id
+        assert claim.says.endswith(".") and claim.stated
+
+
+def test_a_claim_is_read(tmp_path: Path) -> None:
+    claim = load(tmp_path, says="A\n  beats B.", metric=["accuracy", "main"], rank="low")
+    assert claim.says == "A beats B."
+    assert claim.a == claims.Arm("mora", (("operator", "rotation"),))
+    assert claim.metrics == ("accuracy", "main") and claim.tasks == ("uuid",)
+    assert not claim.ratio and claim.equal_budget
+    ratio = load(tmp_path, scale="ratio", margin=1.0)
+    assert ratio.ratio and ratio.margin == 0.0
+    assert load(tmp_path, b={"value": 3}).b.value == 3.0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("direction", "bigger", "direction is 'bigger'; it must be 'better' or 'no_worse'"),
+        ("measure", "loss", "measure is 'loss'; it must be 'final' or 'curve'"),
+        ("a", "left out", "a is None; it must name a method"),
+        ("a", {"value": 1}, "it must name a method"),
+        ("b", {"operator": "sharing"}, "it must name a method, or a value"),
+        ("margin", -1, "margin is -1; it must be a number, 0 or more"),
+        ("margin", "2 points", "margin is '2 points'"),
+        ("scale", "ratio", "margin is 0.02; with scale: ratio it must be 1 or more"),
+        ("says", "left out", "says is missing"),
+        ("task", [], r"task is \[\]"),
+        ("id", "yours", "id is 'yours'; it must be the file's name, mine"),
+        ("methric", "x", "unknown key methric"),
+        ("rank", 8, "rank is 8; it must be 'low' or 'high' or 'any'"),
+        ("equal_budget", "no", "equal_budget is 'no'; it must be True or False"),
+    ],
+)
+def test_a_wrong_key_is_named(tmp_path: Path, key: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=rf"claim mine\.yaml: .*{message}"):
+        load(tmp_path, **{key: value})
+
+
+def test_no_claims_and_no_yaml(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match="no claims here"):
+            claims.load(folder)
+    (tmp_path / "x.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"claim x\.yaml"):
+        claims.load(tmp_path)
+    (tmp_path / "x.yaml").write_text("- a")
+    with pytest.raises(UserError, match="a claim is a mapping of keys"):
+        claims.load(tmp_path)
