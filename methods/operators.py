@@ -166,14 +166,14 @@ class Groups:
     def gather(self, x: Tensor) -> Tensor:
         """Sum over each group: (..., size) -> (..., side)."""
         if self.layout == "strided":
-            if self.padding:
-                filler = (
-                    x[..., : self.padding]
-                    if self.wrap
-                    else x.new_zeros(()).expand(*x.shape[:-1], self.padding)
-                )
-                x = torch.cat([x, filler], dim=-1)
-            return x.unflatten(-1, (-1, self.side)).sum(-2)
+            whole = self.size - self.size % self.side
+            sums = x[..., :whole].unflatten(-1, (-1, self.side)).sum(-2)
+            if not self.padding:
+                return sums
+            rest = x[..., whole:]  # padding all of x first would copy it
+            if self.wrap:
+                return sums + torch.cat([rest, x[..., : self.padding]], dim=-1)
+            return sums + fit(rest, self.side)
         count, long, short = self.split
         head, tail = x[..., : count * long], x[..., count * long :]
         sums = [head.unflatten(-1, (count, long)).sum(-1)] if count else []
