@@ -28,8 +28,6 @@ from bench.errors import UserError
 KEPT = 2
 WEIGHTS, HISTORY, MANIFEST = "state.safetensors", "history.json", "manifest.json"
 DRAFT = ".writing-"
-# What a disk that is full or away makes of Python's, safetensors' and torch's writing.
-FAILURES = (OSError, SafetensorError, RuntimeError)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -50,8 +48,10 @@ def writing(parent: Path, number: int) -> Iterator[Path]:
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         _sync(parent)
-    except FAILURES as error:
-        log.warning("checkpoint at step %d not written in %s: %s", number, parent, error)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise  # not what torch.save makes of a disk that is full
+        log.warning("checkpoint at step %d not written in %s: %s", number, parent, str(error))
         return
     finally:
         shutil.rmtree(draft, ignore_errors=True)

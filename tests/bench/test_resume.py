@@ -1,0 +1,261 @@
+"""A cell that was killed, or asked to leave, and goes on gives the record of an undisturbed one."""
+
+import copy
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torch.utils.data import Dataset
+
+from bench import checkpoints, interrupts, models, records, training
+from bench.device import Placement
+from bench.progress import Shown
+from methods import Method
+from methods.fft import FFT
+from methods.lora import LoRA
+from methods.mora import MoRA
+from methods.relora import ReLoRA
+from methods.remora import ReMoRA
+
+CPU = Placement(torch.device("cpu"), "fp32")
+ROOT = Path(__file__).resolve().parents[2]
+RESTARTS: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2, "restart_every": 3}
+METHODS: list[Method] = [
+    FFT(learning_rate=1e-3),
+    LoRA(rank=4, learning_rate=1e-2, dropout=0.1),  # random numbers at each step
+    MoRA(rank=4, learning_rate=1e-2),
+    ReLoRA(seed=3, restart_warmup=1, reset_optimizer="prune", **RESTARTS),
+    ReMoRA(layouts=4, restart_warmup=1, **RESTARTS),
+]
+
+
+class Killed(BaseException):
+    """As abrupt as a test within one process can be."""
+
+
+class Rows(Dataset[dict[str, list[int]]]):
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.rows = [
+            torch.randint(3, 259, (4 + i,), generator=generator).tolist() for i in range(7)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    with initialize_config_module("conf", version_base="1.3"):
+        plain: Any = OmegaConf.to_container(compose("config", ["seed=0"]).trainer, resolve=False)
+    changes = {"data_seed": 0, "max_steps": 11, "batch_size": 2, "checkpoint_minutes": 0} | changes
+    return plain | changes
+
+
+def train(
+    method: Method, folder: Path, guard: Callable[[], None] = lambda: None, **changes: Any
+) -> tuple[training.History, dict[str, torch.Tensor]]:
+    """In a model loaded anew, as in a new process."""
+    model = ROOT / "conf" / "model" / "tiny.yaml"
+    loaded = models.load(OmegaConf.load(model), dtype=torch.float32, device=CPU.device, seed=0)
+    torch.manual_seed(0)
+    method = copy.deepcopy(method)
+    method.attach(loaded.model)
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, Rows(), settings(**changes), CPU, seed=0,
+        score=lambda: {"norm": sum(float(p.detach().norm()) for p in loaded.model.parameters())},
+        checkpoint_folder=folder, guard=guard,
+    )  # fmt: skip
+    state = {name: tensor.clone() for name, tensor in method.state(loaded.model).items()}
+    return history, state | method.delta_weights(loaded.model)
+
+
+def after(calls: int, error: type[BaseException]) -> Callable[[], None]:
+    """A guard that raises when it is called for this time. It is called once more a checkpoint."""
+    count = iter(range(1, 1000))
+
+    def guard() -> None:
+        if next(count) == calls:
+            raise error
+
+    return guard
+
+
+def assert_same(
+    one: tuple[training.History, dict[str, torch.Tensor]],
+    other: tuple[training.History, dict[str, torch.Tensor]],
+) -> None:
+    """To the bit, times apart."""
+    for curve in ("train", "scores"):
+        points = [[{**p, "seconds": 0} for p in getattr(h, curve)] for h, _ in (one, other)]
+        assert points[0] == points[1]
+    assert one[0].tokens == other[0].tokens
+    assert one[1].keys() == other[1].keys()
+    for name, tensor in one[1].items():
+        assert torch.equal(tensor, other[1][name]), name
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_killed_and_resumed_is_uninterrupted(method: Method, tmp_path: Path) -> None:
+    """Killed three times: before any checkpoint, between two, and in an epoch's middle."""
+    plan: dict[str, Any] = {"checkpoint_every": 2, "score_steps": [1, 4, 8], "log_every": 3}
+    plan |= {"accumulation": 2, "schedule": "jagged_cosine", "warmup_steps": 2}
+    undisturbed = train(method, tmp_path / "a", **plan)
+    for steps in (1, 4, 6):
+        with pytest.raises(Killed):
+            train(method, tmp_path / "b", after(steps, Killed), **plan)
+    newest = checkpoints.newest(tmp_path / "b")
+    assert newest is not None and 2 < checkpoints.step(newest) < 11
+    assert_same(train(method, tmp_path / "b", **plan), undisturbed)
+
+
+@pytest.mark.parametrize("broken", [1, 2], ids=["newest", "both"])
+def test_broken_checkpoints_cost_only_time(broken: int, tmp_path: Path) -> None:
+    undisturbed = train(METHODS[2], tmp_path / "a", checkpoint_every=2)
+    with pytest.raises(Killed):
+        train(METHODS[2], tmp_path / "b", after(11, Killed), checkpoint_every=2)
+    found = sorted((tmp_path / "b").iterdir(), key=checkpoints.step, reverse=True)
+    for folder, name in zip(found[:broken], ("optimizer.pt", "state.safetensors"), strict=False):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-7])
+    assert checkpoints.newest(tmp_path / "b") == (found[1] if broken == 1 else None)
+    assert_same(train(METHODS[2], tmp_path / "b", checkpoint_every=2), undisturbed)
+
+
+def test_a_run_that_had_ended_is_not_trained_further(tmp_path: Path) -> None:
+    """Killed in its final scoring: all that is left is to load the last checkpoint."""
+    undisturbed = train(METHODS[0], tmp_path, checkpoint_every=2)
+    newest = checkpoints.newest(tmp_path)
+    assert newest is not None and checkpoints.step(newest) == 11  # the last step's, though odd
+    assert_same(train(METHODS[0], tmp_path, checkpoint_every=2), undisturbed)
+
+
+def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+    train(METHODS[1], tmp_path, checkpoint_minutes=1e-9)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11"]
+
+
+def test_no_checkpoints_unless_it_takes_long(tmp_path: Path) -> None:
+    train(METHODS[1], tmp_path, checkpoint_minutes=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
+def test_a_signal_ends_the_step_and_writes_a_checkpoint(name: str, tmp_path: Path) -> None:
+    undisturbed = train(METHODS[2], tmp_path / "a")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    calls = iter(range(1, 100))
+
+    def guard() -> None:
+        if next(calls) == 4:
+            os.kill(os.getpid(), number)
+
+    with interrupts.handled():
+        with pytest.raises(interrupts.Stopped, match=f"received {name}"):
+            train(METHODS[2], tmp_path / "b", guard)
+        assert interrupts.received() == number
+    assert signal.getsignal(number) is before
+    newest = checkpoints.newest(tmp_path / "b")
+    assert newest is not None and checkpoints.step(newest) == 4
+    with interrupts.handled():  # a new process
+        assert_same(train(METHODS[2], tmp_path / "b"), undisturbed)
+
+
+def test_outside_training_a_signal_is_heard_at_once() -> None:
+    with interrupts.handled():
+        with pytest.raises(interrupts.Stopped, match="received SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        os.kill(os.getpid(), signal.SIGTERM)  # it is on its way out: once is enough
+    with interrupts.handled(), interrupts.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):  # Ctrl-C, twice: now
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+
+
+@pytest.fixture
+def signal_at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """The process is sent SIGTERM when this step is shown."""
+    shown = Shown.step
+
+    def at(wanted: int) -> None:
+        def step(self: Shown, number: int, loss: float) -> None:
+            shown(self, number, loss)
+            if number == wanted:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(Shown, "step", step)
+
+    yield at
+    monkeypatch.setattr(Shown, "step", shown)
+
+
+def test_the_command_that_left_goes_on(
+    run: Any, records_of: Any, signal_at_step: Callable[[int], None], tmp_path: Path
+) -> None:
+    arguments = ["method=remora", "method.restart_every=2", "method.restart_warmup=0"]
+    signal_at_step(3)
+    left = run(*arguments)
+    assert left.status == 75 and left.out == ""
+    assert "stopped: received SIGTERM; it can be resumed" in left.err
+    assert "again: python -m bench" in left.err and "Traceback" not in left.err
+    (folder,) = (tmp_path / "runs").iterdir()  # neither claim nor record
+    assert folder.suffix == ".checkpoints"
+    signal_at_step(0)
+    went_on = run(*arguments)
+    assert went_on.status == 0 and "goes on from step 4" in went_on.err
+    (record,) = records_of()
+    assert [file.name for file in (tmp_path / "runs").iterdir()] == [f"{record['cell']}.json"]
+    assert run("force=true", *arguments).status == 0
+    (undisturbed,) = records_of()
+    assert records.differences(record, undisturbed) == ["command", "config.force"]
+
+
+def test_a_full_disk_is_one_message_and_no_half_record(
+    run: Any, records_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the record is larger
+    try:
+        ended = run("trainer.checkpoint_every=2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.status == 2 and "Make room" in ended.err and "Traceback" not in ended.err
+    assert "checkpoint at step 2 not written" in caplog.text
+    assert records_of() == [] and list((tmp_path / "runs").glob("*.tmp")) == []
+    assert run("trainer.checkpoint_every=2").status == 0
+
+
+def test_killed_as_a_process(tmp_path: Path) -> None:
+    """SIGKILL to a real process in its training; the same command goes on from the checkpoint."""
+    command = [
+        sys.executable, "-m", "bench", "model=tiny", "method=lora", "tracker=none", "task.pairs=8",
+        "trainer.batch_size=4", "trainer.max_steps=60", "trainer.checkpoint_every=1", "threads=1",
+        "device=cpu", f"results_dir={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 100
+    while not list(tmp_path.glob("runs/*.checkpoints/checkpoint-*")) and time.monotonic() < end:
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    left = sorted(file.suffix for file in (tmp_path / "runs").iterdir())
+    assert left == [".checkpoints", ".claim"]  # nobody had the time to tidy up
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "goes on from step" in done.stderr
+    (file,) = (tmp_path / "runs").iterdir()
+    assert records.read(file)["status"] == "ok"

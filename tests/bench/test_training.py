@@ -1,0 +1,183 @@
+"""Training: the loss is the right one, and what must not matter to it does not."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from torch.utils.data import Dataset
+
+from bench import models, training
+from bench.device import Placement
+from methods import Method
+from methods.fft import FFT
+from methods.lora import LoRA
+from methods.mora import MoRA
+from methods.relora import ReLoRA
+
+CPU = Placement(torch.device("cpu"), "fp32")
+MODEL = Path(__file__).resolve().parents[2] / "conf" / "model" / "tiny.yaml"
+
+
+class Rows(Dataset[dict[str, list[int]]]):
+    """Random tokens of unequal lengths, the first of each without a loss; notes what is read."""
+
+    def __init__(self, count: int = 20) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.rows, self.read = [], list[int]()
+        for i in range(count):
+            ids = torch.randint(3, 259, (5 + 3 * i % 23,), generator=generator).tolist()
+            hidden = 1 + i % 4
+            self.rows.append({"input_ids": ids, "labels": [-100] * hidden + ids[hidden:]})
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        self.read.append(index)
+        return self.rows[index]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    with initialize_config_module("conf", version_base="1.3"):
+        plain: Any = OmegaConf.to_container(compose("config", ["seed=0"]).trainer, resolve=False)
+    return plain | {"data_seed": 0, "max_steps": 6, "checkpoint_minutes": 0} | changes
+
+
+def tiny() -> Any:
+    return models.load(OmegaConf.load(MODEL), dtype=torch.float32, device=CPU.device, seed=0)
+
+
+def trained(
+    method: Method, data: Rows | None = None, **changes: Any
+) -> tuple[training.History, Mapping[str, torch.Tensor]]:
+    loaded = tiny()
+    torch.manual_seed(0)
+    method.attach(loaded.model)
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, data or Rows(), settings(**changes), CPU, seed=0
+    )
+    return history, method.state(loaded.model)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [FFT(learning_rate=1e-3), LoRA(rank=4, learning_rate=1e-2), MoRA(rank=4, learning_rate=1e-2)],
+    ids=lambda m: m.name,
+)
+def test_one_batch_of_eight_is_eight_batches_of_one(method: Method) -> None:
+    """Examples differ in length and in labels, and the last batch of an epoch holds only four."""
+    whole, at_once = trained(method, batch_size=8, accumulation=1)
+    parts, in_parts = trained(method, batch_size=1, accumulation=8)
+    assert [point["tokens"] for point in whole.train] == [point["tokens"] for point in parts.train]
+    for key in ("loss", "grad_norm"):
+        one = [point[key] for point in whole.train]
+        many = [point[key] for point in parts.train]
+        assert one == pytest.approx(many, rel=2e-5), key
+    for name, tensor in at_once.items():
+        torch.testing.assert_close(tensor, in_parts[name], rtol=1e-3, atol=1e-4)
+
+
+def test_methods_see_the_same_batches() -> None:
+    seen = []
+    for method in (FFT(learning_rate=1e-3), MoRA(rank=4, learning_rate=1e-2)):
+        data = Rows()
+        trained(method, data, batch_size=3, accumulation=2)
+        seen.append(data.read)
+    assert seen[0] == seen[1] and len(seen[0]) > 30
+    assert seen[0][:20] != sorted(seen[0][:20])  # shuffled, each once an epoch
+    assert sorted(seen[0][:20]) == list(range(20))
+    other = Rows()
+    trained(FFT(learning_rate=1e-3), other, batch_size=3, accumulation=2, data_seed=1)
+    assert other.read != seen[0]
+
+
+def test_the_loss_is_the_models_own() -> None:
+    """Mean over the labels, shifted by one, as transformers computes it."""
+    data, loaded = Rows(4), tiny()
+    method = FFT(learning_rate=1e-3)
+    method.attach(loaded.model)
+    batch = training.Collator(loaded.tokenizer.pad_token_id, 8)(data.rows)
+    with torch.no_grad():
+        expected = loaded.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, data, settings(batch_size=4, max_steps=1), CPU,
+        seed=0,
+    )  # fmt: skip
+    assert history.train[0]["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_padding_changes_nothing() -> None:
+    """No attention mask: causality hides what stands behind."""
+    tight, _ = trained(LoRA(rank=4, learning_rate=1e-2), pad_to_multiple_of=1)
+    wide, _ = trained(LoRA(rank=4, learning_rate=1e-2), pad_to_multiple_of=64)
+    losses = [[point["loss"] for point in history.train] for history in (tight, wide)]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-5)
+
+
+def test_logits_only_where_there_is_a_label() -> None:
+    data, loaded = Rows(4), tiny()
+    method = FFT(learning_rate=1e-3)
+    method.attach(loaded.model)
+    seen = []
+    head = loaded.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    training.train(
+        loaded.model, loaded.tokenizer, method, data, settings(batch_size=4, max_steps=1), CPU,
+        seed=0,
+    )  # fmt: skip
+    labels = sum(label != -100 for row in data.rows for label in row["labels"][1:])
+    assert seen == [(labels, 384)]
+
+
+def test_points_of_the_curve_are_means_over_their_steps() -> None:
+    method = LoRA(rank=4, learning_rate=1e-2)
+    every, _ = trained(method, log_every=1)
+    third, _ = trained(method, log_every=3)
+    losses = [point["loss"] for point in every.train]
+    assert [point["step"] for point in third.train] == [3, 6]
+    means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+    assert [point["loss"] for point in third.train] == pytest.approx(means, rel=1e-6)
+
+
+def test_divergence_ends_the_run() -> None:
+    history, _ = trained(FFT(learning_rate=1e20), max_steps=50)
+    assert history.diverged_at is not None and history.diverged_at < 10
+    assert history.train[-1]["step"] == history.diverged_at
+    assert history.train[-1]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [
+        (0, 0.0),
+        (5, 0.5),  # of ten steps of warm-up
+        (10, 1.0),  # the top of the cosine
+        (60, 0.1 + 0.9 * 0.5),  # half-way down to the floor
+        (109, 0.1 + 0.9 * (1 + math.cos(math.pi * 0.99)) / 2),
+        (40, 0.0),  # a restart: from 0 again
+        (42, (0.1 + 0.9 * (1 + math.cos(math.pi * 32 / 100)) / 2) * 2 / 4),
+        (44, 0.1 + 0.9 * (1 + math.cos(math.pi * 34 / 100)) / 2),
+    ],
+)
+def test_jagged_cosine(step: int, share: float) -> None:
+    value = training.jagged_cosine(
+        step, total=110, warmup=10, every=40, restart_warmup=4, floor=0.1
+    )
+    assert value == pytest.approx(share)
+
+
+def test_the_jagged_schedule_is_the_one_that_trains() -> None:
+    method = ReLoRA(rank=4, learning_rate=1e-2, restart_every=3, restart_warmup=2)
+    history, _ = trained(method, schedule="jagged_cosine", warmup_steps=1, max_steps=6)
+    rates = [point["learning_rate"] for point in history.train]
+    expected = [
+        1e-2 * training.jagged_cosine(s, total=6, warmup=1, every=3, restart_warmup=2, floor=0.0)
+        for s in range(6)
+    ]
+    assert rates == pytest.approx(expected)
+    assert rates[0] == rates[3] == 0.0
