@@ -16,7 +16,7 @@ from bench.report import claims, files
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 some files were refused, the report is of the rest; 2 nothing to report."""
     options = _parser().parse_args(arguments)
-    options.claims = options.claims or options.claims_from is not None
+    options.claims = bool(options.claims or options.claims_from or options.html)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(report.text(made, _width()))
         for change in files.changes(made, out):
             print(f"CHANGED since the last report: {change}")
-        wrote = files.write(made, out)
+        wrote = files.write(made, out, options.html)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="final metric to compare by (the task's own)")
     parser.add_argument("--claims", action="store_true", help="judge the claims of conf/claims")
     parser.add_argument("--claims-from", type=Path, metavar="DIR", help="judge claims of your own")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
     return parser
 
 

@@ -7,7 +7,7 @@ differ in the marker's filling and the colour's lightness. Same records, same by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ class Look:
             "fillstyle": self.filling,
             "markerfacecoloralt": "white",
         }
+
+
+def literal(words: str) -> str:
+    """Words of a record as they are: no formulas, no line breaks."""
+    return " ".join(words.split()).replace("$", r"\$")
 
 
 def method_look(method: str) -> tuple[str, Any, str]:
@@ -196,40 +201,42 @@ def _every(points: int, row: int) -> Any:
     return ((row * 3) % gap if gap > 1 else 0, gap)
 
 
-def _frame(
-    section: Section, widths: Sequence[float], entries: Sequence[Line2D], note: str
+def frame(
+    section: Section, widths: Sequence[float], legend: Sequence[Line2D], note: str
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with axes side by side, its title, and below it a legend of the entries.
+    """A figure with axes side by side, its title, and below it the legend.
 
     The legend has as many columns as fit, and the figure grows by its lines, so that the axes
     keep their height.
     """
     width = sum(widths)
-    longest = max(len(str(entry.get_label())) for entry in entries)
-    columns = max(1, min(len(entries), int(width / (0.068 * longest + 0.75))))
-    lines = -(-len(entries) // columns)
+    longest = max(len(str(entry.get_label())) for entry in legend)
+    columns = max(1, min(len(legend), int(width / (0.068 * longest + 0.75))))
+    lines = -(-len(legend) // columns)
     figure, axes = plt.subplots(
         1, len(widths), figsize=(width, 3.5 + 0.2 * lines), width_ratios=widths, squeeze=False
     )
-    heading = f"{section.task_label} on {section.model_label} ({section.scale} scale)"
+    heading = literal(f"{section.task_label} on {section.model_label} ({section.scale} scale)")
     if section.split != "reported":
         heading += f", {section.split} seeds"
     figure.suptitle(heading + (f"\n{note}" if note else ""), fontsize=11)
-    figure.legend(handles=entries, loc="outside lower center", ncols=columns)
+    figure.legend(handles=list(legend), loc="outside lower center", ncols=columns)
     return figure, list(axes[0])
 
 
-def _entries(rows: Sequence[Row], styles: Sequence[Look]) -> list[Line2D]:
+def entries(rows: Sequence[Row], styles: Sequence[Look], *, bands: bool = True) -> list[Line2D]:
     """Legend entries of rows, and one that says what line and band are."""
-    entries = [
-        Line2D([], [], **look.keywords(), label=row.full_name + ("" if row.ok else " (diverged)"))
+    named = [
+        Line2D(
+            [], [], **look.keywords(), label=literal(row.full_name) + " (diverged)" * (not row.ok)
+        )
         for row, look in zip(rows, styles, strict=True)
     ]
     seeds = max((len(row.ok) for row in rows), default=0)
     words = "line: mean over seeds" if seeds > 1 else "one seed"
-    if seeds > 1 and len(rows) <= ROWS_WITH_BAND:
+    if bands and seeds > 1 and len(rows) <= ROWS_WITH_BAND:
         words += "; band: their range"
-    return [*entries, Line2D([], [], linestyle="none", label=words)]
+    return [*named, Line2D([], [], linestyle="none", label=words)]
 
 
 def loss_figure(section: Section, metric: str | None) -> Figure | None:
@@ -243,7 +250,7 @@ def loss_figure(section: Section, metric: str | None) -> Figure | None:
     with plt.style.context(STYLE):
         styles = looks(rows)
         widths = [5.6, 4.2] if aside else [7.2]
-        figure, axes = _frame(section, widths, _entries(rows, styles), note)
+        figure, axes = frame(section, widths, entries(rows, styles), note)
         if behind:
             _paper_curves(axes[-1], aside=aside)
         _draw(axes[0], rows, styles, "train", "step", "loss", 1.0)
@@ -292,10 +299,10 @@ def score_figure(section: Section, metric: str | None) -> Figure | None:
     scale = 100.0 if example.unit == "fraction" else 1.0
     with plt.style.context(STYLE):
         styles = looks(rows)
-        entries = _entries(rows, styles)
+        named = entries(rows, styles)
         if example.chance is not None:
-            entries.insert(len(rows), Line2D([], [], label="chance level", **_CHANCE))
-        figure, axes = _frame(section, [3.7, 3.7, 3.7], entries, note)
+            named.insert(len(rows), Line2D([], [], label="chance level", **_CHANCE))
+        figure, axes = frame(section, [3.7, 3.7, 3.7], named, note)
         for panel, (x, label) in zip(axes, _AGAINST, strict=True):
             _draw(panel, rows, styles, "scores", x, f"metrics.{metric}", scale)
             panel.set_xlabel(label)
@@ -305,7 +312,7 @@ def score_figure(section: Section, metric: str | None) -> Figure | None:
             if x == "tokens":
                 panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
                 panel.xaxis.set_major_locator(MaxNLocator(5))
-        axes[0].set_ylabel(unit_label(metric, example))
+        axes[0].set_ylabel(literal(unit_label(metric, example)))
         if example.chance is not None:
             _chance(axes, example.chance * scale, example.unit)
     return figure
@@ -325,16 +332,6 @@ def _chance(axes: Sequence[Axes], level: float, unit: str) -> None:
 
 
 # ---------------------------------------------------------------------------- files
-
-
-def all_of(section: Section, metric: str | None) -> Iterator[tuple[str, Figure]]:
-    """The section's figures, by name: those that its records have the numbers for."""
-    for name, figure in (
-        ("loss", loss_figure(section, metric)),
-        (metric or "score", score_figure(section, metric)),
-    ):
-        if figure is not None:
-            yield name, figure
 
 
 def _freeze(figure: Figure) -> None:

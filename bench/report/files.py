@@ -8,10 +8,17 @@ from bench import records
 from bench.report import Report, Sheet, render, tables
 
 FIGURES_OF = 8  # sections that get figures; a folder of everything has dozens
+CAPTIONS = {
+    "loss": "Training loss against optimiser steps",
+    "spectrum": "Singular values of ΔW; by layer kind, how many exceed 0.1 and the effective rank",
+    "forgetting": "What was learned against what was forgotten",
+    "cost": "Final score against training time, memory and trainable parameters",
+    "learning_rate": "Final score against the learning rate: its peak, and how wide it is",
+}
 
 
-def write(report: Report, out: Path) -> list[Path]:
-    """Write tables, verdicts and figures into the folder.
+def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
+    """Write tables, verdicts and figures into the folder, and all of it as one HTML page.
 
     Raises UserError where it can't be written to.
     """
@@ -27,7 +34,14 @@ def write(report: Report, out: Path) -> list[Path]:
         contents |= _claims(report)
     for name, content in contents.items():
         records.atomic_write(out / name, content.encode())
-    return [out / name for name in contents] + [path for paths in drawn.values() for path in paths]
+    wrote = [out / name for name in contents]
+    wrote += [path for paths in drawn.values() for path in paths]
+    if page is not None:
+        from bench.report.page import page as build
+
+        records.atomic_write(page, build(report, drawn).encode())
+        wrote.append(page)
+    return wrote
 
 
 def changes(report: Report, out: Path) -> list[str]:
@@ -40,14 +54,29 @@ def changes(report: Report, out: Path) -> list[str]:
     return verdict_sheet.changes(earlier.read_text(errors="replace"), report.judgements)
 
 
+def caption(figure: Path) -> str:
+    """What the figure shows, by its file's name."""
+    name = figure.stem.rsplit("-", 1)[-1]
+    return CAPTIONS.get(name, f"{name.replace('_', ' ')} against steps, tokens and seconds")
+
+
 def _figures(report: Report, sheet: Sheet, out: Path) -> list[Path]:
-    from bench.report import figures  # matplotlib takes a second to import
+    from bench.report import figures, plots  # matplotlib takes a second to import
 
     ids = [cell for _, cells in sheet.table.behind for cell in cells]
     description = f"Made by: {report.command}. Records: {' '.join(ids)}"
     made = []
-    for name, figure in figures.all_of(sheet.section, sheet.metric):
-        made += figures.save(figure, out / f"{sheet.slug}{name}", description)
+    for name, draw in (
+        ("loss", figures.loss_figure),
+        (sheet.metric or "score", figures.score_figure),
+        ("spectrum", plots.spectrum_figure),
+        ("forgetting", plots.forgetting_figure),
+        ("cost", plots.cost_figure),
+        ("learning_rate", plots.rate_figure),
+    ):
+        figure = draw(sheet.section, sheet.metric)
+        if figure is not None:
+            made += figures.save(figure, out / f"{sheet.slug}{name}", description)
     return made
 
 
@@ -57,7 +86,7 @@ def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
         parts.append(render.markdown(sheet.table))
         images = [path for path in drawn.get(sheet.slug, []) if path.suffix == ".svg"]
         if images:
-            parts.append("\n".join(f"![{path.stem}]({path.name})" for path in images) + "\n")
+            parts.append("\n\n".join(f"![{caption(path)}]({path.name})" for path in images) + "\n")
         parts.append(_behind_markdown("Records behind each row:", sheet.table))
     parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
     parts.append(f"Made by `{report.command}`.\n")

@@ -38,6 +38,12 @@ def margin(claim: Claim, unit: str) -> str:
     return amount(math.exp(claim.margin) if claim.ratio else claim.margin, unit)
 
 
+def wanted(judgement: Judgement) -> str:
+    """What must be so for the claim to hold."""
+    claim = judgement.claim
+    return f"{_RELATION[claim.direction]} {margin(claim, judgement.unit)}"
+
+
 def effect(judgement: Judgement) -> tuple[str, str]:
     """The effect and its interval. A ratio is a / b; a difference is how much better a is."""
     found = judgement.estimate
@@ -88,8 +94,8 @@ def preface(judgements: Sequence[Judgement]) -> list[str]:
         + (f" ({together})" if together else ""),
         f"{chance}; {standing} of {len(decided)} verdicts stand after Holm's correction",
         f"interval: {LEVEL:.0%} over paired seeds (bootstrap, Student's t); {few}",
-        "protocols: 'paper', the best rate of the paper's grid; 'tuned', the best on validation",
-        "seeds after equally many trials for both arms; 'as run', the only rate there is",
+        "protocol 'paper': the best learning rate of the paper's grid; 'as run': the only one run",
+        "protocol 'tuned': the best on validation seeds, after equally many trials for both arms",
         "detectable: the smallest true difference that the design would find in 8 of 10 studies",
     ]
 
@@ -119,8 +125,7 @@ def text(judgements: Sequence[Judgement]) -> str:
             if not setting[0]:
                 lines.append(f"  {UNDECIDED}: {of_setting[0].reason}")
                 continue
-            wanted = f"{_RELATION[claim.direction]} {margin(claim, of_setting[0].unit)}"
-            lines += [f"  {setting[0]}", f"    {setting[1]}: {wanted}"]
+            lines += [f"  {setting[0]}", f"    {setting[1]}: {wanted(of_setting[0])}"]
             for judgement in of_setting:
                 lines += _block(judgement)
     return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines) + "\n"

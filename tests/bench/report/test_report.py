@@ -61,7 +61,7 @@ def test_markdown_shows_the_figures(study: Path) -> None:
     markdown = (study / "report" / "table.md").read_text()
     for name in re.findall(r"!\[.*?\]\((.*?)\)", markdown):
         assert (study / "report" / name).is_file()
-    assert markdown.count("![") == 2
+    assert markdown.count("![") == 3
 
 
 def test_several_settings_have_files_of_their_own(study: Path, make, capsys) -> None:

@@ -1,0 +1,106 @@
+"""Figures of final values: drawn where the records have the numbers, with the right numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bench import records
+from bench.report import plots
+from bench.report.cells import Section, collect
+
+
+def spectrum(values: list[float]) -> dict[str, Any]:
+    def layer(kind: str, factor: float) -> dict[str, Any]:
+        scaled = [factor * v for v in values]
+        return {"kind": kind, "singular_values": scaled, "frobenius": 1.0,
+                "above_0.1": sum(v > 0.1 for v in scaled), "effective_rank": 2.0}  # fmt: skip
+
+    return {"layers": {"0.q_proj": layer("q_proj", 1.0), "0.up_proj": layer("up_proj", 3.0)}}
+
+
+def full(make, folder: Path) -> Section:
+    """MoRA and FFT at two rates, with spectra, forgetting and a diverged cell."""
+    part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 5, "unit": "fraction"}
+    for seed in (1, 2):
+        for method, rate, level, drop in (
+            ("fft", 1e-4, 0.9, 0.30), ("fft", 2e-4, 0.8, 0.35),
+            ("mora", 1e-3, 0.85, 0.10), ("mora", 2e-3, 0.7, 0.20),
+        ):  # fmt: skip
+            made = make(method, rate=rate, seed=seed, final=level)
+            made["forgetting"] = {"mean_drop": drop, "parts": {"topics": part}}
+            made["spectrum"] = spectrum([0.4, 0.2, 0.05])
+            if (method, rate, seed) == ("mora", 2e-3, 2):
+                made |= {"status": "diverged", "reason": "x", "metrics": {}, "examples": {}}
+            records.write(made, folder)
+    (section,) = collect(folder).sections()
+    return section
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def labels(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_nothing_is_drawn_without_its_numbers(study: Path) -> None:
+    (section,) = collect(study).sections()
+    assert plots.spectrum_figure(section, "accuracy") is None
+    assert plots.forgetting_figure(section, "accuracy") is None
+    assert plots.rate_figure(section, "accuracy") is None  # one rate a method
+    assert plots.cost_figure(section, None) is None
+    assert plots.cost_figure(section, "accuracy") is not None
+
+
+def test_spectra_are_means_over_layers(tmp_path: Path, make) -> None:
+    figure = plots.spectrum_figure(full(make, tmp_path), "accuracy")
+    assert figure is not None
+    curves, above, rank = figure.axes
+    first = curves.lines[0].get_ydata()
+    assert np.allclose(first, [0.8, 0.4, 0.1])  # of 1 and 3 times (0.4, 0.2, 0.05)
+    assert np.allclose(above.lines[0].get_ydata(), [2, 3])  # q: 2 above 0.1; up: 3
+    assert [tick.get_text() for tick in above.get_xticklabels()] == ["q", "up"]
+    assert rank.get_ylabel() == "effective rank of ΔW, a layer"
+
+
+def test_forgetting_and_its_pareto_front(tmp_path: Path, make) -> None:
+    figure = plots.forgetting_figure(full(make, tmp_path), "accuracy")
+    assert figure is not None
+    (axes,) = figure.axes
+    front = next(
+        line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_zorder() == 1
+    )
+    assert np.allclose(front.get_xdata(), [85, 90]) and np.allclose(front.get_ydata(), [10, 30])
+    assert "Pareto front of the means" in labels(figure)
+
+
+def test_rates(tmp_path: Path, make) -> None:
+    figure = plots.rate_figure(full(make, tmp_path), "accuracy")
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [line.get_marker() for line in axes.lines] == ["o", "^", "x"]
+    assert axes.lines[2].get_xdata() == [2e-3]  # where a seed diverged
+    assert labels(figure) == ["FFT", "MoRA r=8", "a cell diverged or failed"]
+
+
+@pytest.mark.parametrize(
+    ("higher", "front"),
+    [
+        ((True, True), [(1, 5), (2, 4), (4, 2)]),
+        ((True, False), [(1, 1), (4, 2)]),
+        ((False, True), [(1, 5)]),
+        ((False, False), [(1, 1)]),
+    ],
+)
+def test_pareto(higher: tuple[bool, bool], front: list[tuple[int, int]]) -> None:
+    points = [(1, 5), (2, 4), (2, 3), (4, 2), (3, 2), (1, 1)]
+    assert plots.pareto(points, higher=higher) == front
