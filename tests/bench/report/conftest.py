@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench import records
+from bench.report import files
 
 LABELS = {
     "fft": "FFT", "lora": "LoRA", "mora": "MoRA", "relora": "ReLoRA", "remora": "ReMoRA",
@@ -157,7 +158,22 @@ def make() -> Factory:
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """FFT, LoRA and MoRA (r=8) with three seeds each."""
-    folder = tmp_path / "runs"
+    return _make_study(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[[Path], Path]:
+    """make_study(folder) -> the folder, with such a study in it."""
+    return _make_study
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes a second a figure; for tests that are about something else."""
+    monkeypatch.setattr(files, "FIGURES_OF", 0)
+
+
+def _make_study(folder: Path) -> Path:
     for seed in (1, 2, 3):
         for method, rate, middle in (("fft", 1e-4, 18), ("lora", 2e-3, 36), ("mora", 1e-3, 31)):
             records.write(make_record(method, rate=rate, seed=seed, middle=middle), folder)

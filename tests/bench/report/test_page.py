@@ -63,8 +63,18 @@ def build(folder: Path, *, figures: bool = True) -> tuple[str, Page]:
     return content, Page(content)
 
 
-def test_the_page_has_everything(study: Path) -> None:
-    content, built = build(study)
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, make_study) -> Path:
+    return make_study(tmp_path_factory.mktemp("study") / "runs")
+
+
+@pytest.fixture(scope="module")
+def whole(study: Path) -> tuple[str, Page]:
+    return build(study)
+
+
+def test_the_page_has_everything(study: Path, whole: tuple[str, Page]) -> None:
+    content, built = whole
     assert built.words.index("Verdicts") < built.words.index("UUID pairs on SmolLM2")
     assert "MoRA memorises random pairs in fewer steps than LoRA" in built.words
     assert "claims undecided: no cells here" in built.words
@@ -79,8 +89,8 @@ def test_the_page_has_everything(study: Path) -> None:
     assert f"python -m bench.report {study} --claims" in content
 
 
-def test_the_page_needs_no_network(study: Path) -> None:
-    content, built = build(study)
+def test_the_page_needs_no_network(whole: tuple[str, Page]) -> None:
+    content, built = whole
     for name, value in built.attributes:
         if name in ("src", "href", "xlink:href", "action", "data"):
             assert value is not None and value.startswith("#"), (name, value)
@@ -118,8 +128,7 @@ def test_same_records_same_page(study: Path) -> None:
     assert first == build(study, figures=False)[0]
 
 
-def test_command(study: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(files, "FIGURES_OF", 0)
+def test_command(study: Path, tmp_path: Path, capsys, no_figures) -> None:
     target = tmp_path / "deep" / "page.html"
     assert main([str(study), "--html", str(target)]) == 0
     assert f"wrote {target}" in capsys.readouterr().out
@@ -136,13 +145,12 @@ def test_many_cells_are_not_all_shown(study: Path, monkeypatch) -> None:
     assert sum(value.startswith("cell-") for value in built.ids) == 4
 
 
-def test_in_a_real_browser(study: Path, tmp_path: Path) -> None:
+def test_in_a_real_browser(whole: tuple[str, Page], tmp_path: Path) -> None:
     """Chromium runs the page's script: two clicks on a heading sort it downwards."""
     names = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip("no Chromium on the PATH")
-    build(study)
     click = (
         "<script>document.querySelectorAll('table.sortable').forEach(t => {"
         "const b = [...t.tHead.rows[t.tHead.rows.length - 1].cells].find("
@@ -150,9 +158,8 @@ def test_in_a_real_browser(study: Path, tmp_path: Path) -> None:
         "if (b) { b.querySelector('button').click(); b.querySelector('button').click(); } });"
         "</script></body>"
     )
-    source = study / "report" / "page.html"
     clicked = tmp_path / "clicked.html"
-    clicked.write_text(source.read_text().replace("</body>", click))
+    clicked.write_text(whole[0].replace("</body>", click))
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench import records, report
-from bench.report import claims, files, render, verdict_sheet
+from bench.report import claims, render, verdict_sheet
 from bench.report.__main__ import main
 from bench.report.cells import collect
 from bench.report.claims import Arm, Claim
@@ -443,8 +443,7 @@ def test_the_noise_floor_comes_from_cells_run_twice(tmp_path: Path, make: Make) 
     )
 
 
-def test_a_changed_verdict_is_said(tmp_path: Path, make: Make, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(files, "FIGURES_OF", 0)  # they are no matter here
+def test_a_changed_verdict_is_said(tmp_path: Path, make: Make, capsys, no_figures) -> None:
     fill(tmp_path / "runs", make, "mora", HIGH)
     fill(tmp_path / "runs", make, "lora", LOW)
     folder = tmp_path / "claims"
