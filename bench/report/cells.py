@@ -43,6 +43,7 @@ _NOT_SETTINGS = {
     "score_batch_size",
     "log_every",
     "checkpoint_every",
+    "checkpoint_minutes",
     "torch_compile",
 }
 
@@ -145,6 +146,23 @@ class Row:
     @property
     def trainable(self) -> int | None:
         return next((c.trainable for c in self.cells if c.trainable is not None), None)
+
+    @property
+    def steps(self) -> set[int]:
+        """Planned optimiser steps, or those that the cells came to."""
+        planned = self.settings.get("trainer.max_steps")
+        if isinstance(planned, int):
+            return {planned}
+        return {int(cell.train["step"][-1]) for cell in self.ok if "step" in cell.train}
+
+    @property
+    def examples_a_step(self) -> int | None:
+        """Examples behind one optimiser step, over all processes."""
+        size = self.settings.get("trainer.batch_size")
+        if not isinstance(size, int):
+            return None
+        times = self.settings.get("trainer.accumulation") or 1
+        return size * times * int(self.settings.get("trainer.processes", 1))
 
     def values(self, metric: str) -> list[float]:
         return [c.metrics[metric].value for c in self.ok if metric in c.metrics]
@@ -253,6 +271,8 @@ def _cell(record: records.Record, file: Path) -> Cell:
     merge = record["merge_audit"]
     settings = flatten(method["settings"])
     settings |= {f"trainer.{k}": v for k, v in flatten(_table(config.get("trainer"))).items()}
+    if (processes := _table(config.get("distributed")).get("processes", 1)) != 1:
+        settings["trainer.processes"] = processes
     git = environment.get("git_commit") or "unknown commit"
     averaged = _averaged(record["metrics"], _table(config.get("task")).get("scores"))
     try:
@@ -444,9 +464,11 @@ def _with_variant(row: Row, rows: list[Row]) -> Row:
     keys = sorted({key for peer in peers for key in peer.settings})
     words = []
     for key in keys:
-        values = {json.dumps(peer.settings.get(key)) for peer in peers}
-        if len(values) > 1:
-            words.append(_setting(key, row.settings.get(key)))
+        # What merely goes with the rank, such as alpha = 2 r, needs no mention; a name does.
+        named = any(isinstance(peer.settings.get(key), str) for peer in peers)
+        values = {(None if named else p.rank, json.dumps(p.settings.get(key))) for p in peers}
+        if len(values) > len({rank for rank, _ in values}) and row.settings.get(key) is not None:
+            words.append(_setting(key, row.settings[key]))
     return Row(
         row.method, row.label, row.rank, row.learning_rate, row.settings, row.cells,
         ", ".join(words),

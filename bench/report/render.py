@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,13 +43,19 @@ class Table:
 
 def text(table: Table, width: int | None = None) -> str:
     """Aligned for a terminal; where `width` is too small, in blocks that repeat the row names."""
-    lines = [table.title, "=" * len(table.title), *table.sheet, ""]
+    lines = [table.title, "=" * len(table.title)]
+    lines += [part for line in table.sheet for part in _wrapped(line, width)]
+    lines.append("")
     for block in _blocks(table, width):
         lines += [*_grid(table, block), ""]
     if any(value.mark for row in table.rows for value in row):
         lines.append("* best of its column, + second best")
-    lines += [f"- {note}" for note in table.notes]
+    lines += [part for note in table.notes for part in _wrapped(f"- {note}", width)]
     return "\n".join(map(_printable, lines)).rstrip() + "\n"
+
+
+def _wrapped(line: str, width: int | None) -> list[str]:
+    return textwrap.wrap(line, width or 120, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _printable(line: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -267,6 +267,8 @@ def sheet(section: Section) -> list[str]:
     """What was run: model, data, steps, seeds, machine."""
     cells = section.cells
     settings = dict(section.task_settings)
+    if not settings.get("forgetting"):
+        settings.pop("forgetting_limit", None)
     pairs = settings.pop("pairs", None)
     data = [section.task_label] + ([count(pairs, "pair")] if isinstance(pairs, int) else [])
     data += [
@@ -293,27 +295,19 @@ def sheet(section: Section) -> list[str]:
 
 
 def _training(section: Section) -> str:
-    steps = sorted({step for row in section.rows for step in _steps(row)})
+    steps = sorted({step for row in section.rows for step in row.steps})
     words = []
     if steps:
         words.append(
             f"{steps[0]:,} steps" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,} steps"
         )
-    size = section.shared("trainer.batch_size")
-    times = section.shared("trainer.accumulation") or 1
-    if isinstance(size, int) and isinstance(times, int):
-        words.append(f"{size * times} examples a step")
+    sizes = {row.examples_a_step for row in section.rows}
+    if len(sizes) == 1 and (size := sizes.pop()) is not None:
+        words.append(f"{size:,} examples a step")
     schedule = section.shared("trainer.schedule")
     if schedule:
         words.append(f"{schedule} schedule")
     return ", ".join(words) or "not said"
-
-
-def _steps(row: Row) -> set[int]:
-    planned = row.settings.get("trainer.max_steps")
-    if isinstance(planned, int):
-        return {planned}
-    return {int(cell.train["step"][-1]) for cell in row.ok if "step" in cell.train}
 
 
 def _statuses(cells: list[Cell]) -> str:
@@ -356,18 +350,28 @@ def _budgets(section: Section) -> list[str]:
         budgets = {
             row.name: row.trainable for row in section.rows if row.rank == rank and row.trainable
         }
-        if budgets and max(budgets.values()) > min(budgets.values()) * (1 + BUDGET_TOLERANCE):
-            parts = ", ".join(f"{name} {number:,}" for name, number in budgets.items())
-            said.append(f"WARNING: unequal budgets at r={rank}, trainable parameters: {parts}")
+        if (words := unequal(budgets, BUDGET_TOLERANCE)) is not None:
+            said.append(f"WARNING: unequal budgets at r={rank}: {words}")
     full = next((r.trainable for r in section.rows if r.method == "fft" and r.trainable), None)
     if full and any(row.rank is not None for row in section.rows):
         said.append(f"FFT trains all {full:,} parameters; it has no form at an adapter's budget")
     return said
 
 
+def unequal(budgets: Mapping[str, int], tolerance: float) -> str | None:
+    """Says who trains how many parameters, where they differ by more than the tolerance."""
+    if not budgets or max(budgets.values()) <= min(budgets.values()) * (1 + tolerance):
+        return None
+    most = max(budgets.values())
+    return "trainable parameters: " + ", ".join(
+        f"{name} {number:,}" + (f" ({100 * number / most - 100:.1f} %)" if number < most else "")
+        for name, number in budgets.items()
+    )
+
+
 def _unequal(section: Section) -> list[str]:
     said = []
-    steps = {row.full_name: sorted(_steps(row)) for row in section.rows}
+    steps = {row.full_name: sorted(row.steps) for row in section.rows}
     if len({tuple(s) for s in steps.values() if s}) > 1:
         parts = "; ".join(f"{name}: {', '.join(map(str, s))}" for name, s in steps.items() if s)
         said.append(f"WARNING: rows differ in training steps: {parts}")

@@ -151,6 +151,37 @@ def test_trials_are_rows_and_variants_are_named(tmp_path: Path, make) -> None:
     ]
 
 
+def test_what_goes_with_the_rank_is_no_variant(tmp_path: Path, make) -> None:
+    for rank, operator in ((8, "rotation"), (64, "sharing")):
+        records.write(make("lora", rank, settings={"alpha": 2 * rank}), tmp_path)
+        records.write(make("mora", rank, settings={"operator": operator}), tmp_path)
+    records.write(make("lora", 64, settings={"alpha": 16}), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert [(row.name, row.rank) for row in sheet.section.rows] == [
+        ("LoRA (alpha=16)", 8),
+        ("MoRA (rotation)", 8),
+        ("LoRA (alpha=128)", 64),
+        ("LoRA (alpha=16)", 64),
+        ("MoRA (sharing)", 64),
+    ]
+    for file in records.find(tmp_path):
+        if records.read(file)["method"]["settings"].get("alpha") == 16 and '"rank": 64' in (
+            file.read_text()
+        ):
+            file.unlink()
+    assert [row.name for row in sheets(tmp_path)[0].section.rows][::2] == ["LoRA", "LoRA"]
+
+
+def test_processes_are_a_setting(tmp_path: Path, make) -> None:
+    for count in (1, 2):
+        record = make(seed=count)
+        record["config"]["distributed"] = {"processes": count}
+        records.write(record, tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert [row.examples_a_step for row in sheet.section.rows] == [32, 64]
+    assert "training: 60 steps, linear schedule" in sheet.table.sheet
+
+
 def test_validation_seeds_are_kept_apart(study: Path, make) -> None:
     records.write(make(seed=9, split="validation"), study)
     reported, validation = sheets(study)
@@ -168,7 +199,7 @@ def test_unequal_budgets_are_said(study: Path, make) -> None:
     assert "WARNING: unequal budgets" not in notes()  # 0.97 %
     records.write(make("lora_plus", seed=1, trainable=2_467_000), study)
     assert "WARNING: unequal budgets at r=8" in notes()  # 1.01 %
-    assert "LoRA+ 2,467,000" in notes()
+    assert "LoRA 2,442,240 (-1.0 %), LoRA+ 2,467,000" in notes()
 
 
 def test_cells_without_a_result_are_listed_and_counted(study: Path, make) -> None:

@@ -140,14 +140,24 @@ def test_diverged_cells_are_left_out_aloud(tmp_path: Path, make: Make) -> None:
 
 
 def test_unequal_budgets_are_no_comparison(tmp_path: Path, make: Make) -> None:
-    fill(tmp_path, make, "mora", HIGH, trainable=1_020_000)
+    fill(tmp_path, make, "mora", HIGH, trainable=1_100_000)
     fill(tmp_path, make, "lora", LOW, trainable=1_000_000)
     found = verdict(tmp_path)
     assert found.verdict == "undecided"
     assert found.reason == (
-        "unequal budgets, trainable parameters: MoRA r=8 1,020,000, LoRA r=8 1,000,000"
+        "unequal budgets, trainable parameters: MoRA r=8 1,100,000, LoRA r=8 1,000,000 (-9.1 %)"
     )
     assert verdict(tmp_path, equal_budget=False).verdict == "holds"
+
+
+def test_a_side_rounded_down_is_flagged(tmp_path: Path, make: Make) -> None:
+    fill(tmp_path, make, "mora", HIGH, trainable=2_392_560)  # as on SmolLM2-135M
+    fill(tmp_path, make, "lora", LOW, trainable=2_442_240)
+    found = verdict(tmp_path)
+    assert found.verdict == "holds"
+    (flag,) = found.flags
+    assert flag.startswith("budgets differ a little, trainable parameters: ")
+    assert flag.endswith("MoRA r=8 2,392,560 (-2.0 %), LoRA r=8 2,442,240")
 
 
 def test_full_fine_tuning_is_exempt_and_pairs_with_any_rank(tmp_path: Path, make: Make) -> None:
