@@ -47,6 +47,6 @@ format: $(STAMP)  ## Format the code and apply the safe fixes
 
 results: $(STAMP)  ## Make the tables and figures again from the committed records
 	@for records in results/*/records; do \
-		test -d "$$records" || continue; \
-		$(PY) -m bench.report "$$records" || exit 1; \
+		$(PY) -m bench.report "$$records" --out "$${records%/records}" || exit 1; \
 	done
+	$(PY) scripts/cost_report.py results/cost

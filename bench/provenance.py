@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
 import platform
 import re
@@ -62,7 +64,10 @@ def _without(value: Any, secrets: list[str]) -> Any:
 
 
 def start_memory_watch(placement: Placement) -> None:
-    """Begin a new peak, so that a cell does not inherit the one before it."""
+    """Begin a new peak, so that a cell does not inherit the one before it, nor its garbage."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
     if placement.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(placement.device)
     elif STATUS.exists():
