@@ -14,7 +14,7 @@ import numpy as np
 from bench.report import paper
 from bench.report.cells import Cell, Collection, Section, format_rate, section_key
 from bench.report.claims import MEASURES, Claim
-from bench.report.intervals import Estimate, estimate, holm
+from bench.report.intervals import MANY, Estimate, estimate, holm
 from bench.report.measures import Measuring
 from bench.report.rates import AS_RUN, PROTOCOLS, Candidate, choose
 from bench.report.tables import BUDGET_TOLERANCE, title, unequal
@@ -250,8 +250,8 @@ def _lost(arms: Sequence[Candidate], cells: Sequence[dict[int, Cell]]) -> list[s
 
 
 def _fewer(measuring: Measuring, pairs: list[tuple[Cell, Cell]]) -> list[Estimate]:
-    """The estimate again without each seed in turn, where enough of them remain."""
-    if len(pairs) <= FEWEST_SEEDS:
+    """The estimate again without each seed in turn, where one of them may matter."""
+    if not FEWEST_SEEDS < len(pairs) <= MANY:
         return []
     return [measuring.estimate(pairs[:i] + pairs[i + 1 :]) for i in range(len(pairs))]
 
@@ -264,7 +264,9 @@ def _decided(base: Judgement, estimates: list[Estimate], noise: float | None) ->
     if noise is not None and abs(found.effect) <= noise:
         flags.append(f"no larger than the noise floor: a cell run twice differs by {noise:.3g}")
     others = sorted({decide(base.claim, other) for other in fewer} - {verdict})
-    if not fewer:
+    if found.n > MANY:
+        without_one = ""
+    elif not fewer:
         without_one = f"with a seed fewer it would be {UNDECIDED}"
     elif others:
         without_one = f"without one of its seeds: {' or '.join(others)}"
@@ -312,7 +314,8 @@ def _at_equal_learning(
     if len(values) < FEWEST_SEEDS:
         few = f"{len(values)} seeds comparable; at least {FEWEST_SEEDS} are needed"
         return replace(base, reason=few)
-    fewer = [values[:i] + values[i + 1 :] for i in range(len(values)) if len(values) > FEWEST_SEEDS]
+    drop_one = FEWEST_SEEDS < len(values) <= MANY
+    fewer = [values[:i] + values[i + 1 :] for i in range(len(values)) if drop_one]
     return _decided(base, [estimate(v) for v in (values, *fewer)], noise)
 
 
