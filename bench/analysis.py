@@ -46,13 +46,17 @@ def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any
     ids = [
         torch.tensor([row["input_ids"]]) for row in dataset.select(range(min(PROBES, len(dataset))))
     ]
+    width = next(model.parameters()).dtype
     for _, layer in adapted_layers(model):
-        layer.compute = "plain"
-    with evaluating(model):
-        apart = [model(input_ids=i.to(device_of(model)), use_cache=False).logits for i in ids]
+        layer.compute, width = "plain", layer.base.weight.dtype
+    # Where norms or embeddings train as well they are fp32 beside a bf16 base: as in training.
+    device = device_of(model)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=width == torch.bfloat16)
+    with evaluating(model), autocast:
+        apart = [model(input_ids=i.to(device), use_cache=False).logits for i in ids]
     merged = method.merge(model)
-    with evaluating(merged):
-        after = [merged(input_ids=i.to(device_of(merged)), use_cache=False).logits for i in ids]
+    with evaluating(merged), autocast:
+        after = [merged(input_ids=i.to(device), use_cache=False).logits for i in ids]
     differences = torch.cat(
         [(a.float() - b.float()).abs().flatten() for a, b in zip(apart, after, strict=True)]
     )
