@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
@@ -39,9 +40,12 @@ class Report:
 
 
 def make(
-    found: Collection, metric: str | None = None, claims: Sequence[Claim] | None = None
+    found: Collection,
+    metric: str | None = None,
+    claims: Sequence[Claim] | None = None,
+    claims_from: Path | None = None,
 ) -> Report:
-    """Tables of all sections, and verdicts on the claims.
+    """Tables of all sections, and verdicts on the claims, which lie in `claims_from` if not ours.
 
     Raises UserError where no section has the metric.
     """
@@ -54,7 +58,9 @@ def make(
         )
     command = f"python -m bench.report {shlex.quote(found.path)}"
     command += f" --metric {shlex.quote(metric)}" if metric else ""
-    command += " --claims" if claims else ""
+    if claims:
+        own = "" if claims_from is None else f"-from {shlex.quote(str(claims_from))}"
+        command += f" --claims{own}"
     sheets = [
         Sheet(section, section.main_metric(metric), tables.build(section, metric), slug)
         for section, slug in zip(sections, _slugs(sections), strict=True)

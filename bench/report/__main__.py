@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         found = report.collect(options.path)
         judged = claims.load(options.claims_from) if options.claims else None
-        made = report.make(found, options.metric, judged)
+        made = report.make(found, options.metric, judged, options.claims_from)
         out = options.out or _beside(options.path)
         print(report.text(made, _width()))
         for change in files.changes(made, out):

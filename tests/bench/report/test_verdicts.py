@@ -470,6 +470,7 @@ def test_a_changed_verdict_is_said(tmp_path: Path, make: Make, capsys, no_figure
     lines = list(csv.DictReader(io.StringIO((folder / "claims.csv").read_text())))
     assert [line["verdict"] for line in lines] == ["undecided", "undecided", "holds"]
     assert len(lines[2]["cells"].split()) == 6
+    assert lines[2]["command"].endswith(f" --claims-from {command[2]}")
     first = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert main(command) == 0 and "CHANGED" not in capsys.readouterr().out
     assert first == {p.name: p.read_bytes() for p in folder.iterdir()}
