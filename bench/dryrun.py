@@ -106,7 +106,10 @@ def compose(overrides: Sequence[str]) -> tuple[list[list[str]], list[Job]]:
     """The combinations of a multirun with these overrides, and the cells that they come to."""
     with initialize_config_module("conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        master = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
+        try:
+            master = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
+        except ValueError as error:  # Hydra's for a number in the place of a group's choice
+            raise UserError(f"{' '.join(overrides)}: {error}") from error
         grid = combinations(loader, master)
         return grid, compose_grid(loader, master, grid)
 

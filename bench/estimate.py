@@ -128,7 +128,7 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
     step = trainer["batch_size"] * trainer["accumulation"] * processes * length
     if shape is None:
         return Estimate(steps, steps * step, None, None, None)
-    adapters, base = _trained(shape, method)
+    adapters, base = trained(shape, method)
     again = trainer["gradient_checkpointing"]
     seconds = max(step * flops(shape, base, again) / device.rate, device.floor)
     return Estimate(
@@ -160,7 +160,7 @@ def shape_of(model: Mapping[str, Any]) -> Shape | None:
     return None if known is None else Shape(*known)
 
 
-def _trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
+def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own weights that train."""
     if method.trains_base:
         linears = {name: a * b for name, (a, b) in shape.linears.items()}
@@ -181,10 +181,10 @@ def _named(module: str, patterns: Any) -> bool:
     return any(matches(n, p) for n in (module, f"{module}.weight") for p in patterns)
 
 
-def flops(shape: Shape, trained: Mapping[str, int], again: bool) -> float:
-    """FLOPs a token of training; trained: the base weights that train; again: recomputation."""
+def flops(shape: Shape, base: Mapping[str, int], again: bool) -> float:
+    """FLOPs a token of training; base: the model's own weights that train; again: recomputation."""
     multiplied = dict(_multiplied(shape))
-    learnt = sum(size for name, size in multiplied.items() if name in trained)
+    learnt = sum(size for name, size in multiplied.items() if name in base)
     total = sum(multiplied.values())
     return 4 * total + 2 * learnt + (2 * total if again else 0)
 
@@ -199,7 +199,7 @@ def _multiplied(shape: Shape) -> Iterator[tuple[str, int]]:
 def memory(shape: Shape, method: Method, config: Mapping[str, Any], batch: int, length: int) -> int:
     """Bytes of one process at its fullest."""
     width = 4 if config["precision"] == "fp32" else 2
-    adapters, base = _trained(shape, method)
+    adapters, base = trained(shape, method)
     learnt = adapters + sum(base.values())
     weights = shape.parameters * (4 if method.fp32_base else width)
     weights += learnt * 4 if not method.trains_base else 0

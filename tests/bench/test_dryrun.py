@@ -1,0 +1,185 @@
+"""The dry run: what it lists, what it estimates, what it finds missing, how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench import dryrun, estimate, models, records
+from bench.build import build
+from methods import Method
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TINY = ["model=tiny", "task.pairs=8", "tracker=none", "precision=fp32"]
+
+
+def conf(group: str, name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CONF / group / f"{name}.yaml").read_text()))
+
+
+def method(name: str, **settings: Any) -> Method:
+    made: Method = build({"_target_": name, "learning_rate": 1e-3, **settings})
+    return made
+
+
+# ---- estimates --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("llama2_7b", 6_738_415_616),
+        ("llama3_8b", 8_030_261_248),
+        ("smollm2_135m_wheel", 134_515_008),
+        ("llama_250m", 247_524_096),
+    ],
+)
+def test_sizes_of_models_that_are_not_loaded(name: str, parameters: int) -> None:
+    shape = estimate.shape_of(conf("model", name))
+    assert shape is not None and shape.parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        ("methods.fft.FFT", {}),
+        ("methods.lora.LoRA", {"rank": 8, "also_train": ["embed_tokens", "lm_head", "*norm"]}),
+        ("methods.mora.MoRA", {"rank": 8, "target_modules": ["q_proj", "down_proj"]}),
+        ("methods.dora.DoRA", {"rank": 4}),
+    ],
+)
+def test_trained_parameters_are_those_of_the_attached_model(
+    target: str, settings: dict[str, Any]
+) -> None:
+    cfg = conf("model", "tiny")
+    made, model = method(target, **settings), models.skeleton(cfg)
+    made.attach(model)
+    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shape = estimate.shape_of(cfg)
+    assert shape is not None
+    adapters, base = estimate.trained(shape, made)
+    assert adapters + sum(base.values()) == counted
+
+
+def test_flops_count_what_trains_once_more() -> None:
+    """By hand: one layer of width 2, feed-forward 3, a vocabulary of 5."""
+    shape = estimate.Shape(2, 3, 1, 1, 1, 5, tied=False)
+    multiplied = 4 * 2 * 2 + 3 * 2 * 3 + 5 * 2
+    _, everything = estimate.trained(shape, method("methods.fft.FFT"))
+    _, nothing = estimate.trained(shape, method("methods.lora.LoRA", rank=1))
+    assert estimate.flops(shape, everything, again=False) == 6 * multiplied
+    assert estimate.flops(shape, nothing, again=False) == 4 * multiplied
+    assert estimate.flops(shape, nothing, again=True) == 6 * multiplied
+    assert estimate.flops(shape, {"lm_head": 10}, again=False) == 4 * multiplied + 2 * 10
+
+
+def test_memory_of_a_model_dwarfs_no_optimiser() -> None:
+    """Full fine-tuning holds 16 bytes a parameter; sharding divides them."""
+    shape = estimate.shape_of(conf("model", "llama2_7b"))
+    assert shape is not None
+    config: dict[str, Any] = {
+        "precision": "bf16",
+        "distributed": {"strategy": "none", "processes": 1},
+        "model": {"attention": "sdpa"},
+        "trainer": {"gradient_checkpointing": True},
+    }
+    fft, lora = method("methods.fft.FFT"), method("methods.lora.LoRA", rank=8)
+    alone = estimate.memory(shape, fft, config, batch=1, length=8)
+    assert alone == pytest.approx(16 * shape.parameters, rel=0.01)
+    adapters, _ = estimate.trained(shape, lora)
+    frozen = estimate.memory(shape, lora, config, batch=1, length=8)
+    assert frozen == pytest.approx(2 * shape.parameters + 16 * adapters, rel=0.01)
+    config["distributed"] = {"strategy": "fsdp", "processes": 8}
+    assert estimate.memory(shape, fft, config, 1, 8) == pytest.approx(alone / 8, rel=0.01)
+
+
+# ---- the dry run ------------------------------------------------------------------------------
+
+
+def test_lists_each_cell_once_with_its_steps_and_tokens(tmp_path: Path) -> None:
+    """FFT has no rank, so that two ranks make three cells of four combinations."""
+    grid = ["method=fft,lora", "method.rank=4,8", f"results_dir={tmp_path}", "trainer.max_steps=7"]
+    found = dryrun.look([*TINY, *grid])
+    assert found.combinations == 4
+    assert [row.group[2:] for row in found.rows] == [("FFT", 0), ("LoRA", 4), ("LoRA", 8)]
+    assert {row.estimate.steps for row in found.rows} == {7}
+    assert {row.estimate.tokens for row in found.rows} == {7 * 8 * estimate.EXAMPLE_TOKENS["uuid"]}
+    assert found.missing == []
+    text = dryrun.text(found)
+    assert "3 cells (4 combinations" in text
+    assert all(row.plan.cell in text for row in found.rows)
+    assert not any(tmp_path.iterdir())
+
+
+def test_tells_what_is_complete(tmp_path: Path) -> None:
+    grid = [*TINY, "method=lora,mora", f"results_dir={tmp_path}"]
+    first, second = dryrun.look(grid).rows
+    names = {"name": "n", "label": "l"}
+    record = records.blank(
+        cell=first.plan.cell,
+        status="ok",
+        method=names | {"rank": 8, "learning_rate": 1e-3, "settings": {}},
+        model=names | {"source": "s", "revision": None},
+        task=names | {"settings": {}, "data": []},
+    )
+    records.write(record, tmp_path)
+    (tmp_path / f"{second.plan.cell}.json").write_text("{")
+    states = [row.state for row in dryrun.look(grid).rows]
+    assert states == ["complete", "broken record"]
+    assert [row.state for row in dryrun.look([*grid, "force=true"]).rows] == ["to run", "to run"]
+
+
+def test_sums_up_a_long_grid(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = [*TINY, "method=lora", "method.rank=4,8", f"seed={','.join(map(str, range(25)))}"]
+    assert dryrun.main(grid) == 0
+    short = capsys.readouterr().out
+    assert "--all lists the 50 cells" in short
+    assert len([line for line in short.splitlines() if line.startswith("uuid ")]) == 2
+    assert dryrun.main([*grid, "--all"]) == 0
+    assert len([x for x in capsys.readouterr().out.splitlines() if x.startswith("uuid ")]) == 50
+
+
+def test_names_everything_that_is_missing(tmp_path: Path) -> None:
+    """A run would stop at the first set; here all are named, with a model out of reach."""
+    grid = ["experiment=table4_operators", "scale=paper", "method.rank=8", "protocol.trial=low"]
+    found = dryrun.look([*grid, f"data_dir={tmp_path}"])
+    text = dryrun.text(found)
+    for name in ("metamathqa", "gsm8k", "math", "wikitext2", "hellaswag", "meta-llama"):
+        assert name in text
+    assert "Put the file there" in text
+
+
+def test_marks_what_is_not_in_the_paper() -> None:
+    grid = ["experiment=table3_pretraining", "scale=laptop", "method=fft,lora", "seed=0"]
+    assert "ours: FFT" in dryrun.text(dryrun.look(grid))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiment=table1_main,table2_uuid"], "name one experiment a command"),
+        (["experiment=table9"], "table9"),
+        (["method.rnk=8"], "method.rnk"),
+        (["method.rank=-1", *TINY], "method.rank=-1"),
+        (["experiment=table7_finance", "scale=paper", "method.rank=16"], "r16"),
+        (["method=8"], "method=8"),
+    ],
+)
+def test_refuses_in_words(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dryrun.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_downloads_no_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("MORA_BENCH_WHEEL", raising=False)
+    found = dryrun.look(["method=lora"])
+    assert ["fetches it" in problem for problem in found.missing] == [True]
+    assert not any(tmp_path.iterdir())
