@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import cell, claiming, interrupts, records
 from bench.errors import UserError
-from bench.outcomes import Outcome
+from bench.outcomes import Outcome, of_record
 from bench.plan import Plan, done, tidy
 from bench.progress import Progress
 from methods import MethodError
@@ -30,20 +30,15 @@ def attempt(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcom
         ready = cell.prepare(plan)
         with claiming.held(plan.claim, watcher) as claim:
             if (known := done(plan)) is not None:  # completed elsewhere while we prepared
-                return outcome(plan, known, fresh=False)
-            return outcome(plan, _run(ready, claim, progress))
+                return of_record(plan.title, plan.command, known, fresh=False)
+            record = _run(ready, claim, progress)
+            return of_record(plan.title, plan.command, record)
     except (claiming.Taken, claiming.Lost) as reason:
         return Outcome(plan.title, "elsewhere", str(reason), plan.command)
     except interrupts.Stopped as reason:
         return Outcome(plan.title, "stopped", f"{reason}; it can be resumed", plan.command)
     except MISTAKES as error:
         return Outcome(plan.title, "refused", str(error), plan.command)
-
-
-def outcome(plan: Plan, record: records.Record, *, fresh: bool = True) -> Outcome:
-    """How a cell with this record ended."""
-    note = ", ".join(f"{k} {m['value']:.3g}" for k, m in list(record["metrics"].items())[:2])
-    return Outcome(plan.title, record["status"], record["reason"], plan.command, fresh, note)
 
 
 class _Told(Progress):
@@ -82,4 +77,4 @@ def _run(ready: cell.Cell, claim: claiming.Claim, progress: Progress) -> records
 def _done_before(plan: Plan, record: records.Record, watcher: claiming.Watcher) -> Outcome:
     tidy(plan)
     claiming.remove_dead(plan.claim, watcher)
-    return outcome(plan, record, fresh=False)
+    return of_record(plan.title, plan.command, record, fresh=False)

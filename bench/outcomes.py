@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Exit status, worst last: what the caller should look at first.
 STATUS = {"ok": 0, "elsewhere": 3, "diverged": 1, "failed": 1, "refused": 2, "stopped": 75}
@@ -28,6 +29,14 @@ class Outcome:
     command: str
     fresh: bool = True
     note: str = ""
+
+
+def of_record(
+    title: str, command: str, record: Mapping[str, Any], *, fresh: bool = True
+) -> Outcome:
+    """How a cell ended that has this record."""
+    note = ", ".join(f"{k} {m['value']:.3g}" for k, m in list(record["metrics"].items())[:2])
+    return Outcome(title, record["status"], record["reason"], command, fresh, note)
 
 
 _outcomes: list[Outcome] = []

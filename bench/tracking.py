@@ -47,7 +47,6 @@ class Wandb(Tracker):
 
         os.environ.setdefault("WANDB_SILENT", "true")
         folder, cell = Path(settings["dir"]), about["cell"]
-        folder.mkdir(parents=True, exist_ok=True)
         arguments: dict[str, Any] = {
             "project": settings["project"],
             "entity": settings["entity"],
@@ -70,6 +69,7 @@ class Wandb(Tracker):
             log.warning("W&B: no API key: the run is kept offline; scripts/sync_wandb.py sends it.")
             mode = "offline"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self.run = wandb.init(mode=mode, **arguments)
         except (wandb.errors.Error, OSError) as error:
             if mode == "offline":
@@ -90,7 +90,8 @@ class Wandb(Tracker):
             self.run.summary[f"final/{name}"] = metric["value"]
         self.run.summary["status"] = record["status"]
         artifact = wandb.Artifact(f"record-{record['cell']}", type="record")
-        artifact.add_file(str(file))
+        # Immutable: named where it lies, not copied into a folder of the user's home.
+        artifact.add_file(str(file), policy="immutable")
         self.run.log_artifact(artifact)
         self.run.finish(exit_code=0 if record["status"] == "ok" else 1)
 

@@ -18,7 +18,7 @@ from bench.launch import pool
 from bench.launch.grid import Job
 from bench.launch.overview import Overview
 from bench.launch.pending import Pending
-from bench.outcomes import Outcome
+from bench.outcomes import Outcome, of_record
 from bench.plan import done
 
 
@@ -43,8 +43,6 @@ def run(jobs: list[Job], workers: int | None) -> None:
 
 def split(jobs: list[Job]) -> list[Job]:
     """The cells that are to run. Complete ones, and torn records in their place, are outcomes."""
-    from bench.attempt import outcome
-
     listed: dict[Path, set[str]] = {}
     todo = []
     for job in jobs:
@@ -60,7 +58,7 @@ def split(jobs: list[Job]) -> list[Job]:
         if known is None or {plan.claim.name, plan.checkpoints.name} & listed[plan.folder]:
             todo.append(job)  # with something to tidy it is tried as well
         else:
-            outcomes.add(outcome(plan, known, fresh=False))
+            outcomes.add(of_record(plan.title, plan.command, known, fresh=False))
     return todo
 
 

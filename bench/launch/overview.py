@@ -42,7 +42,7 @@ class Overview:
 
     def __init__(self, cells: int, done_before: int, workers: int) -> None:
         self.cells, self.workers = cells, workers
-        self.counts = Counter({"complete before": done_before})
+        self.counts = Counter({"done before": done_before})
         self.running: dict[int, Running] = {}
         self.seconds: list[float] = []  # that cells took
         self.live: Live | None = None
@@ -91,8 +91,8 @@ class Overview:
             took = time.monotonic() - cell.begin
             if outcome.fresh:
                 self.seconds.append(took)
-            self.counts[outcome.status if outcome.fresh else "complete before"] += 1
-            how = outcome.status if outcome.fresh else "complete before"
+            self.counts[outcome.status if outcome.fresh else "done before"] += 1
+            how = outcome.status if outcome.fresh else "done before"
             what = outcome.note or outcome.reason or ""
             line = f"{outcome.title}: {how}{', ' if what else ''}{what} ({took:.0f} s)"
             self.say(f"[{self.ended}/{self.cells}] {line}{self._left()}")

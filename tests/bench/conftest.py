@@ -28,11 +28,19 @@ Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs ``python -m bench`` with these arguments in this process, records in tmp_path / "runs".
+def tiny(tmp_path: Path) -> list[str]:
+    """Arguments for cells of the tiny model whose records go to tmp_path / "runs"."""
+    return [*TINY, f"results_dir={tmp_path / 'runs'}"]
 
-    The first argument may be -m, for a grid.
-    """
+
+@pytest.fixture
+def run(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny: list[str],
+) -> Run:
+    """Runs ``python -m bench`` with `tiny` and these arguments in this process; -m makes a grid."""
     from bench.__main__ import main
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -43,7 +51,7 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
         first = [a for a in arguments if a == "-m"]
         rest = [a for a in arguments if a != "-m"]
         capfd.readouterr()
-        status = main([*first, *TINY, f"results_dir={tmp_path / 'runs'}", *rest])
+        status = main([*first, *tiny, *rest])
         captured = capfd.readouterr()
         return Ended(status, captured.out, captured.err)
 

@@ -1,0 +1,277 @@
+"""Sweeps: composed as Hydra composes, in one process or in several, and finished whatever dies."""
+
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.initialize import initialize_config_module
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from bench import launch, outcomes, records
+from bench.launch import grid, pool
+from bench.launch.overview import duration
+
+PARALLEL = ["hydra/launcher=parallel", "hydra.launcher.workers=2"]
+
+
+@pytest.fixture
+def composer() -> Iterator[grid.Composer]:
+    launch.register()
+    with initialize_config_module("conf", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader: Any = hydra.config_loader
+        yield grid.Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+
+
+@pytest.fixture(autouse=True)
+def no_outcomes() -> Iterator[None]:
+    outcomes._outcomes.clear()
+    yield
+    outcomes._outcomes.clear()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["method=lora", "method.rank=4", "seed=3"],
+        ["experiment=table2_uuid", "method=fft", "trainer.max_steps=7"],
+        ["experiment=table2_uuid", "scale=paper", "method.rank=256", "protocol.trial=low"],
+        ["method.target_modules=[q_proj]", "~task.pairs", "+trainer.extra={a: 1}", "++seed=5"],
+        ["results_dir='with, comma and \"quotes\"'", "model=tiny", "model.label='a b'"],
+    ],
+    ids=lambda overrides: " ".join(overrides) or "defaults",
+)
+def test_a_cell_is_composed_as_hydra_composes_it(
+    composer: grid.Composer, overrides: list[str]
+) -> None:
+    expected = composer.loader.load_sweep_config(composer.master, overrides)
+    plain: Any = OmegaConf.to_container(expected, resolve=False)
+    del plain["hydra"]
+    for _ in range(2):  # from a base composed now, and from one kept
+        assert OmegaConf.to_container(composer.compose(overrides), resolve=False) == plain
+
+
+def test_what_cannot_be_composed_is_hydras_own_error(composer: grid.Composer) -> None:
+    for wrong in ("method.rankk=3", "nothing=3", "method=nothing", "seed@a=1"):
+        with pytest.raises(HydraException) as ours:
+            composer.compose([wrong])
+        with pytest.raises(HydraException) as theirs:
+            composer.loader.load_sweep_config(composer.master, [wrong])
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_a_grid_names_each_cell_once(composer: grid.Composer) -> None:
+    loader, master = composer.loader, composer.master
+    grids = itertools.product(("fft", "lora"), (0, 2, 4))
+    cells = [["model=tiny", f"method={m}", f"method.rank={r}"] for m, r in grids]
+    jobs = grid.compose_grid(loader, master, cells)
+    assert [job.title for job in jobs] == [
+        "FFT lr=0.0001 seed=0", "LoRA r=2 lr=0.002 seed=0", "LoRA r=4 lr=0.002 seed=0",
+    ]  # fmt: skip
+    (refused,) = outcomes._outcomes
+    assert refused.status == "refused" and "method.rank=0" in (refused.reason or "")
+    assert refused.command == "python -m bench model=tiny method=lora method.rank=0"
+    assert jobs[1].plan().cell == jobs[1].cell
+    assert json.loads(jobs[1].config)["method"]["rank"] == 2
+
+
+def test_composing_does_not_slow_with_the_square(composer: grid.Composer) -> None:
+    def seconds(count: int) -> float:
+        cells = [["model=tiny", f"seed={seed}"] for seed in range(count)]
+        begin = time.process_time()
+        assert len(grid.compose_grid(composer.loader, composer.master, cells)) == count
+        return time.process_time() - begin
+
+    seconds(1)
+    few, many = seconds(50), seconds(400)
+    assert many < 8 * few * 2
+
+
+def start(*arguments: str) -> psutil.Popen:
+    command = [sys.executable, "-m", "bench", "-m", *arguments]
+    return psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process: psutil.Popen, status: int) -> str:
+    output: str = process.communicate(timeout=250)[0]
+    assert process.returncode == status and "Traceback" not in output, output
+    return output
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.json")}
+
+
+def wait_for(what: Callable[[], Any], process: psutil.Popen) -> None:
+    end = time.monotonic() + 200
+    while not what():
+        assert time.monotonic() < end
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+def assert_undisturbed(folder: Path, run: Any, *grid: str) -> None:
+    """The folder holds complete records of the grid alone, as one calm process makes them."""
+    assert {file.suffix for file in folder.iterdir()} == {".json"}
+    disturbed = folder.rename(folder.with_name("disturbed"))
+    ended = run("-m", *grid)
+    assert ended.status == 0, ended.err
+    assert contents(folder).keys() == contents(disturbed).keys()
+    for file in folder.glob("*.json"):
+        pair = records.read(file), records.read(disturbed / file.name)
+        # The checkout may move on while this runs.
+        assert set(records.differences(*pair)) <= {"environment.git_commit", "environment.git_dirty"}
+
+
+def test_workers_make_the_records_of_one_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
+    """And tell which cells failed, why, and how to run them again."""
+    cells = ["method=lora,mora", "method.rank=2,4"]
+    grid = ["trainer.optimizer=adamw_torch,lomo", *cells]
+    output = finish(start(*tiny, *grid, *PARALLEL), 1)
+    lines = output.splitlines()
+    assert lines[0] == "8 cells, 0 running, 8 left"
+    assert sum(bool(re.match(r"\[\d/8\] .*: ok, accuracy ", line)) for line in lines) == 4
+    assert any(re.match(r"8 cells: 4 (ok|failed), 4 (ok|failed)$", line) for line in lines)
+    again = [line for line in lines if line.startswith("  again: python -m bench model=tiny")]
+    assert len(again) == 4 and all("trainer.optimizer=lomo" in line for line in again)
+    folder = tmp_path / "runs"
+    for file in folder.iterdir():
+        if records.read(file)["status"] == "failed":
+            file.unlink()
+    assert_undisturbed(folder, run, "trainer.optimizer=adamw_torch", *cells)
+
+
+def test_a_worker_that_is_killed_takes_its_cell_down_not_the_sweep(
+    run: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    grid, folder = ["method=lora", "trainer.max_steps=50", "seed=0,1,2"], tmp_path / "runs"
+    process = start(*tiny, *grid, *PARALLEL)
+    wait_for(lambda: list(folder.glob("*.claim")), process)
+    claim = next(folder.glob("*.claim"))
+    os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
+    output = finish(process, 1)
+    assert "its process was killed (SIGKILL; out of memory?)" in output
+    assert re.search(r"^3 cells: (1 failed, 2 ok|2 ok, 1 failed)$", output, re.MULTILINE)
+    assert len(contents(folder)) == 2 and claim.exists()
+    assert run("-m", *grid).out.endswith("3 cells: 2 done before, 1 ok\n")
+    assert not claim.exists()
+
+
+def test_a_sweep_asked_to_leave_leaves_and_goes_on(
+    run: Any, tiny: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    grid = ["method=lora", "trainer.max_steps=100", "seed=0,1,2", "trainer.checkpoint_every=1"]
+    process = start(*tiny, *grid, *PARALLEL)
+    wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")), process)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, 75)
+    assert "received SIGTERM: cells write their checkpoints and leave" in output
+    assert "again: python -m bench -m model=tiny" in output
+    assert list(folder.glob("*.claim")) == []
+    assert "goes on" not in output
+    run("-m", *grid)
+    assert_undisturbed(folder, run, *grid)
+
+
+def test_workers_leave_when_their_sweep_is_killed(tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    process = start(*tiny, "method=lora", "trainer.max_steps=5000", "seed=0,1", *PARALLEL)
+    wait_for(lambda: len(list(folder.glob("*.claim"))) == 2, process)
+    workers = process.children()
+    process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=100)
+    assert alive == []
+    assert list(folder.glob("*.claim")) == [] and len(list(folder.glob("*.checkpoints"))) == 2
+
+
+def test_two_sweeps_at_once_run_each_cell_once(tiny: list[str], tmp_path: Path) -> None:
+    """And both end when all cells are complete, whoever ran them."""
+    folder = tmp_path / "runs"
+    grid = ["method=lora,mora", "seed=0,1,2", "trainer.max_steps=30"]
+    both = [start(*tiny, *grid) for _ in range(2)]
+    outputs = [finish(process, 0) for process in both]
+    fresh = [int(n) for output in outputs for n in re.findall(r"6 cells: .*?(\d+) ok", output)]
+    assert sum(fresh) == 6 and len(contents(folder)) == 6
+    assert {file.suffix for file in folder.iterdir()} == {".json"}
+
+
+def kill(process: psutil.Popen, rng: random.Random) -> None:
+    """SIGKILL to the sweep and its workers, in any order."""
+    family = [process, *process.children(recursive=True)]
+    rng.shuffle(family)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.communicate()
+    psutil.wait_procs(family)
+
+
+def survive(run: Any, tiny: list[str], folder: Path, grid: list[str], kills: int) -> None:
+    """Kill a sweep so many times at random moments; its records are those of a calm one."""
+    rng = random.Random(kills)
+    complete: dict[str, bytes] = {}
+    for _ in range(kills):
+        process = start(*tiny, *grid, *PARALLEL)
+        before = len(complete)
+        wait_for(
+            lambda b=before: list(folder.glob("*.claim")) or len(contents(folder)) > b, process
+        )
+        time.sleep(rng.random() * 2)
+        assert process.poll() is None, process.stdout.read()
+        kill(process, rng)
+        assert complete.items() <= contents(folder).items()  # none was written a second time
+        complete = contents(folder)
+        assert all(json.loads(text)["status"] == "ok" for text in complete.values())
+    finish(start(*tiny, *grid, *PARALLEL), 0)
+    assert complete.items() <= contents(folder).items()
+    assert_undisturbed(folder, run, *grid)
+
+
+def test_three_kills_cost_only_time(run: Any, tiny: list[str], tmp_path: Path) -> None:
+    grid = ["method=lora,remora", "seed=0,1", "trainer.max_steps=150"]
+    survive(run, tiny, tmp_path / "runs", [*grid, "trainer.checkpoint_every=5"], 3)
+
+
+@pytest.mark.slow
+def test_twenty_kills_cost_only_time(run: Any, tiny: list[str], tmp_path: Path) -> None:
+    """24 cells."""
+    grid = ["method=fft,lora,mora,relora", "seed=0,1,2", "method.learning_rate=1e-3,2e-3"]
+    grid += ["trainer.max_steps=150", "trainer.checkpoint_every=5"]
+    survive(run, tiny, tmp_path / "runs", grid, 20)
+
+
+def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert pool.environment(3, 5) == {
+        "CUDA_VISIBLE_DEVICES": "6", **dict.fromkeys(pool.THREADS, "3"),
+    }  # fmt: skip
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's limit is one for all
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.environment(0, 5) == dict.fromkeys(pool.THREADS, "1")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (99, "99 s"), (700, "12 min"), (12600, "3.5 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
