@@ -137,7 +137,8 @@ def assert_undisturbed(folder: Path, run: Any, *grid: str) -> None:
     for file in folder.glob("*.json"):
         pair = records.read(file), records.read(disturbed / file.name)
         # The checkout may move on while this runs.
-        assert set(records.differences(*pair)) <= {"environment.git_commit", "environment.git_dirty"}
+        moved = {"environment.git_commit", "environment.git_dirty"}
+        assert set(records.differences(*pair)) <= moved
 
 
 def test_workers_make_the_records_of_one_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
