@@ -192,6 +192,7 @@ def test_a_sweep_asked_to_leave_leaves_and_goes_on(
     assert_undisturbed(folder, run, *grid)
 
 
+@pytest.mark.slow
 def test_workers_leave_when_their_sweep_is_killed(tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     process = start(*tiny, "method=lora", "trainer.max_steps=5000", "seed=0,1", *PARALLEL)
@@ -203,6 +204,7 @@ def test_workers_leave_when_their_sweep_is_killed(tiny: list[str], tmp_path: Pat
     assert list(folder.glob("*.claim")) == [] and len(list(folder.glob("*.checkpoints"))) == 2
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_run_each_cell_once(tiny: list[str], tmp_path: Path) -> None:
     """And both end when all cells are complete, whoever ran them."""
     folder = tmp_path / "runs"
