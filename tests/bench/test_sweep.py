@@ -175,6 +175,7 @@ def test_a_worker_that_is_killed_takes_its_cell_down_not_the_sweep(
     assert not claim.exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_asked_to_leave_leaves_and_goes_on(
     run: Any, tiny: list[str], tmp_path: Path
 ) -> None:
