@@ -18,7 +18,12 @@ def register() -> None:
     from bench.launch import plugins
 
     sys.modules[PACKAGE] = plugins
-    for plugin in (plugins.GridSweeper, plugins.LocalLauncher):
+    for plugin in (
+        plugins.GridSweeper,
+        plugins.LocalLauncher,
+        plugins.ArrayLauncher,
+        plugins.SubmititLauncher,
+    ):
         plugin.__module__ = PACKAGE
         known.register(plugin)
     store = ConfigStore.instance().store

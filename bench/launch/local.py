@@ -7,6 +7,7 @@ checkpoints, and the same command goes on.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,14 +23,17 @@ from bench.outcomes import Outcome, of_record
 from bench.plan import done
 
 
-def run(jobs: list[Job], workers: int | None) -> None:
-    """Run the cells that are not complete; how each ended goes to bench.outcomes."""
+def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> None:
+    """Run the cells that are not complete; how each ended goes to bench.outcomes.
+
+    patience: seconds to wait at most for cells that run elsewhere.
+    """
     todo = split(jobs)
     if workers is None:
         workers = pool.gpus() or 2
     if not isinstance(workers, int) or workers < 0:
         raise UserError(f"hydra.launcher.workers={workers} must be a whole number of at least 0.")
-    pending = Pending(todo)
+    pending = Pending(todo, patience)
     with Overview(len(jobs), len(jobs) - len(todo), workers) as overview:
         if workers == 0:
             one_by_one(pending, overview)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 
@@ -13,10 +14,14 @@ LOOK_AGAIN = 5.0  # seconds until a cell that runs elsewhere is tried again
 
 
 class Pending:
-    """A queue. What runs elsewhere comes up again after a while, until it is complete."""
+    """A queue. What runs elsewhere comes up again after a while, until it is complete.
 
-    def __init__(self, jobs: list[Job]) -> None:
+    patience: seconds after which a cell that still runs elsewhere is left to its owner.
+    """
+
+    def __init__(self, jobs: list[Job], patience: float = math.inf) -> None:
         self.ready, self.waiting = deque(jobs), deque[tuple[float, Job]]()
+        self.end = time.monotonic() + patience
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.waiting)
@@ -31,7 +36,7 @@ class Pending:
 
     def settle(self, job: Job, result: Outcome) -> None:
         """What becomes of a cell that was tried."""
-        if result.status == "elsewhere":
+        if result.status == "elsewhere" and time.monotonic() < self.end:
             self.waiting.append((time.monotonic() + LOOK_AGAIN, job))
         else:
             outcomes.add(result)

@@ -9,7 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(BasicSweeper):
@@ -23,7 +23,10 @@ class _GridLauncher(Launcher):
     """Composes a grid and hands it on. ``settings``: what conf/hydra/launcher says."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+        self.settings = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in settings.items()
+        }
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -51,3 +54,21 @@ class LocalLauncher(_GridLauncher):
         from bench.launch import local
 
         local.run(jobs, **self.settings)
+
+
+class ArrayLauncher(_GridLauncher):
+    """A SLURM job array of single cells; returns at once."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.launch import array
+
+        array.run(jobs, self.settings)
+
+
+class SubmititLauncher(_GridLauncher):
+    """SLURM jobs through submitit; waits for them."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.launch import slurm
+
+        slurm.run(jobs, self.settings)

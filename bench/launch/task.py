@@ -1,0 +1,69 @@
+"""``python -m bench.launch.task CELLS INDEX [NUMBER]``: one task of a job array (array.sbatch).
+
+CELLS: a file with a cell a line, each a JSON list of overrides. Task INDEX (from 1) runs NUMBER of
+them. Exit status as of ``python -m bench``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.initialize import initialize_config_module
+from hydra.types import RunMode
+
+from bench import interrupts, launch, outcomes
+from bench.outcomes import Outcome
+
+# A claim's owner elsewhere is known to be dead after this time at the latest (bench/claiming.py).
+# One that lives longer works at the cell, and this task's resources are better given back.
+PATIENCE = 180.0
+
+
+def read(file: Path, index: int, number: int) -> list[list[str]]:
+    """The overrides of each cell of a task."""
+    lines = file.read_text().splitlines()[(index - 1) * number : index * number]
+    return [json.loads(line) for line in lines]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.launch.task")
+    parser.add_argument("cells", type=Path)
+    parser.add_argument("index", type=int)
+    parser.add_argument("number", type=int, nargs="?", default=1)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    launch.register()
+    try:
+        cells = read(options.cells, options.index, options.number)
+        with interrupts.handled():
+            run(cells)
+    except (OSError, ValueError, HydraException) as error:
+        print(f"{options.cells}: {error}", file=sys.stderr)
+        return outcomes.STATUS["refused"]
+    except interrupts.Stopped as stopped:
+        outcomes.add(Outcome("the task", "stopped", str(stopped), "the same job"))
+    return outcomes.conclude()
+
+
+def run(cells: list[list[str]]) -> None:
+    from bench.launch import local
+    from bench.launch.grid import compose_grid
+
+    with initialize_config_module("conf", version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader = hydra.config_loader
+        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
+        local.run(compose_grid(loader, master, cells), workers=0, patience=PATIENCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
