@@ -23,7 +23,7 @@ class _GridLauncher(Launcher):
     """Composes a grid and hands it on. ``settings``: what conf/hydra/launcher says."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = {
+        self.settings: dict[str, Any] = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in settings.items()
         }
