@@ -16,6 +16,8 @@ import timing
 from bench.report.figures import STYLE, method_look, save
 
 FLOOR = "frozen layer"
+SMALL = "SmolLM2-135M's shapes and squares of 1024 and 2048"
+GROUPS = {"smollm2": SMALL, "square": SMALL, "llama2_7b": "LLaMA-2 7B's shapes"}
 Row = dict[str, Any]
 
 
@@ -25,14 +27,22 @@ def main() -> None:
     folder = Path(sys.argv[1])
     adapters = json.loads((folder / "adapters.json").read_text())
     lines = ["# What an adapted layer costs", "", *about_layers(adapters), ""]
-    for dtype in dict.fromkeys(row["dtype"] for row in adapters["rows"]):
-        lines += [f"## {dtype}", "", *layer_table(of(adapters["rows"], dtype=dtype)), ""]
+    for title, rows in panels(adapters["rows"]).items():
+        lines += [f"## {title}", "", *layer_table(rows), ""]
     training = folder / "training.json"
     if training.exists():
         lines += training_table(json.loads(training.read_text()))
     (folder / "cost.md").write_text("\n".join(lines).rstrip() + "\n")
     files = [folder / "cost.md", *draw(adapters, folder)]
     print("\n".join(map(str, files)))
+
+
+def panels(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows by kind of shapes and number format."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(f"{GROUPS[row['group']]}, {row['dtype']}", []).append(row)
+    return found
 
 
 def of(rows: list[Row], **wanted: Any) -> list[Row]:
@@ -103,18 +113,18 @@ def _interval(found: list[float]) -> str:
 
 
 def draw(adapters: Row, folder: Path) -> list[Path]:
-    """Time against tokens, one panel a dtype: the median over the shapes."""
-    rows = adapters["rows"]
-    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
-    names = [n for n in dict.fromkeys(row["contestant"] for row in rows) if n != FLOOR]
-    shapes = len({(row["d_in"], row["d_out"]) for row in rows})
+    """Time against tokens, each panel the median over its shapes."""
+    shown = panels(adapters["rows"])
+    names = [n for n in dict.fromkeys(r["contestant"] for r in adapters["rows"]) if n != FLOOR]
     with plt.style.context(STYLE):
+        columns = min(2, len(shown))
+        lines = -(-len(shown) // columns)
         figure, axes = plt.subplots(
-            1, len(dtypes), figsize=(4.6 * len(dtypes), 4.6), sharey=True, squeeze=False
+            lines, columns, figsize=(4.6 * columns, 1.4 + 3.4 * lines), sharey=True, squeeze=False
         )
-        for axis, dtype in zip(axes[0], dtypes, strict=True):
+        for axis, (title, rows) in zip(axes.flat, shown.items(), strict=False):
             for number, name in enumerate(names):
-                points = of(rows, contestant=name, dtype=dtype)
+                points = of(rows, contestant=name)
                 tokens = sorted({row["tokens"] for row in points})
                 ratios = [
                     timing.median([row["ratio"] for row in of(points, tokens=n)]) for n in tokens
@@ -123,13 +133,17 @@ def draw(adapters: Row, folder: Path) -> list[Path]:
             axis.axhline(1.0, color="#555555", linewidth=1.0)
             axis.set_xscale("log", base=2)
             axis.set_xticks(tokens, [str(n) for n in tokens])
-            axis.set_xlabel(f"tokens in the batch ({dtype})")
-        axes[0][0].set_ylabel("forward + backward,\nmultiple of the frozen layer's time")
+            axis.set_title(title, fontsize="small")
+            axis.set_xlabel("tokens in the batch")
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        for line in axes:
+            line[0].set_ylabel("forward + backward,\nmultiple of the frozen layer's")
         handles, labels = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
         figure.suptitle(
-            f"Cost of one adapted layer at rank {adapters['rank']}: median over "
-            f"{shapes} shapes, {adapters['machine']['device']}"
+            f"Time of one adapted layer at rank {adapters['rank']}: medians over shapes, "
+            f"{adapters['machine']['device']}"
         )
     return save(figure, folder / "adapters", "Cost of one adapted layer against tokens")
 

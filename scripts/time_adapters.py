@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -91,10 +92,27 @@ def forward(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x)
 
 
+def case_of(row: dict[str, Any]) -> tuple[str, int, int, int, str]:
+    """What a row was measured on."""
+    return row["group"], row["d_in"], row["d_out"], row["tokens"], row["dtype"]
+
+
+def measured_before(file: Path, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """The file's rows, to which others are added: all shapes in one go may take too long."""
+    if not file.exists():
+        return []
+    content = json.loads(file.read_text())
+    if content["machine"] != machine:
+        sys.exit(f"{file} was measured on another machine; choose another folder with --out.")
+    rows: list[dict[str, Any]] = content["rows"]
+    return rows
+
+
 def measure(
-    d_in: int, d_out: int, tokens: int, dtype: torch.dtype, device: str, rounds: int
+    group: str, d_in: int, d_out: int, tokens: int, name_of_dtype: str, device: str, rounds: int
 ) -> Iterator[dict[str, Any]]:
     """One row a contestant."""
+    dtype = DTYPES[name_of_dtype]
     x = torch.randn(tokens, d_in, dtype=dtype, device=device, requires_grad=True)
     dy = torch.randn(tokens, d_out, dtype=dtype, device=device)
     layers = {
@@ -109,10 +127,11 @@ def measure(
         weights = {p.untyped_storage().data_ptr() for p in layer.parameters()}
         yield {
             "contestant": name,
+            "group": group,
             "d_in": d_in,
             "d_out": d_out,
             "tokens": tokens,
-            "dtype": next(key for key, value in DTYPES.items() if value == dtype),
+            "dtype": name_of_dtype,
             "milliseconds": 1e3 * timing.median(seconds[name]),
             "ratio": against.median,
             "low": against.low,
@@ -133,17 +152,6 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("results/cost"))
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    cases = [
-        (i, o, tokens, DTYPES[dtype])
-        for dtype in options.dtypes
-        for tokens in options.tokens
-        for group in options.shapes
-        for i, o in SHAPES[group]
-    ]
-    for number, (i, o, tokens, dtype) in enumerate(cases, 1):
-        rows += measure(i, o, tokens, dtype, options.device, options.rounds)
-        print(f"{number}/{len(cases)}  {i} -> {o}, {tokens} tokens, {dtype}", flush=True)
     machine = {
         "device": options.device,
         "processor": timing.processor(),
@@ -151,9 +159,22 @@ def main() -> None:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "adapters.json"
-    file.write_text(json.dumps({"machine": machine, "rank": RANK, "rows": rows}, indent=1) + "\n")
+    rows = measured_before(file, machine)
+    cases = [
+        (group, i, o, tokens, dtype)
+        for dtype in options.dtypes
+        for tokens in options.tokens
+        for group in options.shapes
+        for i, o in SHAPES[group]
+    ]
+    options.out.mkdir(parents=True, exist_ok=True)
+    for number, case in enumerate(cases, 1):
+        rows = [row for row in rows if case_of(row) != case]
+        rows += measure(*case, options.device, options.rounds)
+        content = {"machine": machine, "rank": RANK, "rows": rows}
+        file.write_text(json.dumps(content, indent=1) + "\n")
+        print("{}/{}  {}: {} -> {}, {} tokens, {}".format(number, len(cases), *case), flush=True)
     print(f"{file}: {len(rows)} rows; `python scripts/cost_report.py {options.out}` draws them")
 
 
