@@ -51,13 +51,15 @@ def of(rows: list[Row], **wanted: Any) -> list[Row]:
 
 def about_layers(adapters: Row) -> list[str]:
     machine = adapters["machine"]
+    rounds = sorted({row["rounds"] for row in adapters["rows"]})
+    often = " or ".join(map(str, rounds))
     return [
         "Made by `python scripts/time_adapters.py` and `python scripts/cost_report.py`.",
         "",
         f"- {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}",
         f"- rank {adapters['rank']}, forward + backward, batches of random numbers",
-        "- time: multiple of the frozen layer's in the same round; median over a shape's rounds,",
-        "  then median over the shapes (range of the shapes)",
+        "- time: multiple of the frozen layer's in the same round; median over a shape's rounds",
+        f"  ({often}), then median over the shapes (range of the shapes)",
         "- saved: what is kept for backward, as a multiple of the layer's input",
         "- peak: what one step allocates at a time, as a multiple of the frozen layer's",
     ]
