@@ -44,9 +44,12 @@ def make(
     metric: str | None = None,
     claims: Sequence[Claim] | None = None,
     claims_from: Path | None = None,
+    *,
+    claims_only: bool = False,
 ) -> Report:
     """Tables of all sections, and verdicts on the claims, which lie in `claims_from` if not ours.
 
+    claims_only: no tables, and so no figures either.
     Raises UserError where no section has the metric.
     """
     sections = found.sections()
@@ -60,10 +63,11 @@ def make(
     command += f" --metric {shlex.quote(metric)}" if metric else ""
     if claims:
         own = "" if claims_from is None else f"-from {shlex.quote(str(claims_from))}"
-        command += f" --claims{own}"
+        command += f" --claims{own}" + " --claims-only" * claims_only
     sheets = [
         Sheet(section, section.main_metric(metric), tables.build(section, metric), slug)
         for section, slug in zip(sections, _slugs(sections), strict=True)
+        if not claims_only
     ]
     judgements = []
     if claims:

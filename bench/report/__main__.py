@@ -16,13 +16,16 @@ from bench.report import claims, files
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 some files were refused, the report is of the rest; 2 nothing to report."""
     options = _parser().parse_args(arguments)
-    options.claims = bool(options.claims or options.claims_from or options.html)
+    wants = (options.claims, options.claims_from, options.claims_only, options.html)
+    options.claims = any(wants)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
         found = report.collect(options.path)
         judged = claims.load(options.claims_from) if options.claims else None
-        made = report.make(found, options.metric, judged, options.claims_from)
+        made = report.make(
+            found, options.metric, judged, options.claims_from, claims_only=options.claims_only
+        )
         out = options.out or _beside(options.path)
         print(report.text(made, _width()))
         for change in files.changes(made, out):
@@ -43,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="final metric to compare by (the task's own)")
     parser.add_argument("--claims", action="store_true", help="judge the claims of conf/claims")
     parser.add_argument("--claims-from", type=Path, metavar="DIR", help="judge claims of your own")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
+    whole = parser.add_mutually_exclusive_group()
+    whole.add_argument("--claims-only", action="store_true", help="verdicts, no tables or figures")
+    whole.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")
     return parser
 
 

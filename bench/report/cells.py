@@ -137,11 +137,14 @@ class Row:
         return f"{self.label} ({self.variant})" if self.variant else self.label
 
     @property
+    def name_and_rank(self) -> str:
+        return self.name if self.rank is None else f"{self.name} r={self.rank}"
+
+    @property
     def full_name(self) -> str:
         """As the legends have it: with rank and learning rate."""
-        rank = "" if self.rank is None else f" r={self.rank}"
         rate = "" if self.learning_rate is None else f", lr {format_rate(self.learning_rate)}"
-        return f"{self.name}{rank}{rate}"
+        return f"{self.name_and_rank}{rate}"
 
     @property
     def trainable(self) -> int | None:
@@ -251,7 +254,8 @@ def collect(path: str | Path) -> Collection:
             found.refused.append(str(error))
             continue
         if cell.cell in first:
-            found.repeats.append((first[cell.cell], cell))
+            if first[cell.cell].file.read_bytes() != file.read_bytes():  # else a copy
+                found.repeats.append((first[cell.cell], cell))
         else:
             first[cell.cell] = cell
             found.cells.append(cell)

@@ -24,12 +24,13 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
     """
     records.prepare_folder(out)
     drawn = {sheet.slug: _figures(report, sheet, out) for sheet in report.sheets[:FIGURES_OF]}
-    sections = [sheet.section for sheet in report.sheets]
-    contents = {
-        "table.md": _markdown(report, drawn),
-        "table.tex": _latex(report),
-        "table.csv": tables.as_csv(sections, report.command),
-    }
+    contents = {}
+    if report.sheets:
+        contents = {
+            "table.md": _markdown(report, drawn),
+            "table.tex": _latex(report),
+            "table.csv": tables.as_csv([s.section for s in report.sheets], report.command),
+        }
     if report.judgements:
         contents |= _claims(report)
     for name, content in contents.items():
@@ -104,11 +105,19 @@ def _claims(report: Report) -> dict[str, str]:
     from bench.report import verdict_sheet
 
     table = verdict_sheet.table(report.judgements)
-    behind = _behind_markdown("Records behind each verdict:", table)
-    made_by = f"Made by `{report.command}`.\n"
+    parts = [render.markdown(table)]
+    waiting = verdict_sheet.waiting(report.judgements)
+    if waiting:
+        lines = (f"- {render.escape_markdown(line)}" for line in waiting)
+        parts.append("\n".join(["### Undecided for want of cells", "", *lines]) + "\n")
+    if table.behind:
+        parts.append(_behind_markdown("### Records behind each verdict", table))
+    parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
+    parts.append(f"Made by `{report.command}`.\n")
     tex = f"% made by: {report.command}\n{render.latex(table)}{_behind_latex(table)}"
+    tex += "".join(f"% undecided: {_line(line)}\n" for line in waiting)
     return {
-        "claims.md": "\n".join([render.markdown(table), behind, made_by]),
+        "claims.md": "\n".join(parts),
         "claims.tex": tex,
         "claims.csv": verdict_sheet.as_csv(report.judgements, report.command),
     }

@@ -190,7 +190,7 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
     with plt.style.context(STYLE):
         styles = looks([rows[0] for rows in arms])
         named = [
-            Line2D([], [], **look.keywords(), label=literal(_without_rate(rows[0])))
+            Line2D([], [], **look.keywords(), label=literal(rows[0].name_and_rank))
             for rows, look in zip(arms, styles, strict=True)
         ]
         lost = Line2D([], [], linestyle="none", color="#333333", marker="x", markersize=8,
@@ -238,10 +238,6 @@ _CROSS: dict[str, Any] = {
     "markeredgewidth": 2,
     "linestyle": "none",
 }
-
-
-def _without_rate(row: Row) -> str:
-    return row.full_name.rsplit(", lr ", 1)[0]
 
 
 def _points_legend(rows: Sequence[Row], styles: Sequence[Look]) -> list[Line2D]:

@@ -36,8 +36,16 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        rank = "" if self.row.rank is None else f" r={self.row.rank}"
-        return f"{self.row.name}{rank}"
+        return self.row.name_and_rank
+
+    def without(self, seed: int) -> Candidate:
+        """As if the seed had never been run."""
+
+        def others(cells: ByRate) -> ByRate:
+            kept = {r: [c for c in group if c.seed != seed] for r, group in cells.items()}
+            return {rate: group for rate, group in kept.items() if group}
+
+        return Candidate(self.row, others(self.reported), others(self.validation))
 
     @property
     def trainable(self) -> int | None:
@@ -119,10 +127,19 @@ def _best(candidate: Candidate, cells: ByRate, score: Score, kind: str) -> Choic
     if rate not in candidate.reported:
         problem = f"no reported cells of {candidate.name} at its best rate, {format_rate(rate)}"
         return Choice(rate, problem)
-    tried = sorted(r for r in cells if r is not None)
-    flags: tuple[str, ...] = ()
-    if len(tried) > 1 and rate in (tried[0], tried[-1]):
-        end = "lower" if rate == tried[0] else "upper"
-        best = f"the best rate, {format_rate(rate)}"
-        flags = (f"{candidate.name}: {best}, lies at the {end} edge of its grid",)
+    tried = [r for r in cells if r is not None]
+    at_edge = edge(rate, tried)
+    flags = (f"{candidate.name}: {at_edge}",) if at_edge else ()
     return Choice(rate, flags=flags, trials=len(tried))
+
+
+def edge(best: float, tried: Sequence[float]) -> str:
+    """Says so where the best rate is the lowest or the highest of several; else empty.
+
+    >>> edge(1e-3, [1e-3, 2e-3])
+    'the best rate, 1e-3, lies at the lower edge of its grid'
+    """
+    if len(tried) < 2 or min(tried) < best < max(tried):
+        return ""
+    end = "lower" if best == min(tried) else "upper"
+    return f"the best rate, {format_rate(best)}, lies at the {end} edge of its grid"

@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.report import paper
 from bench.report.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
+from bench.report.rates import edge
 from bench.report.render import DASH, Column, Table, Value
 
 STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all
@@ -321,7 +322,7 @@ def _short_commit(git: str) -> str:
 
 def notes(section: Section, main: str | None) -> list[str]:
     """What must be said below the table: warnings first, then cells that have no result."""
-    said = _budgets(section) + _unequal(section)
+    said = _budgets(section) + _unequal(section) + _edges(section, main)
     left_out = len(section.metrics) - len(_shown(section, main))
     if left_out:
         said.append(f"{count(left_out, 'more metric')} in table.csv")
@@ -383,6 +384,27 @@ def _unequal(section: Section) -> list[str]:
         said.append(
             f"WARNING: cells differ in their data: {' / '.join(map(', '.join, sorted(data)))}"
         )
+    return said
+
+
+def _edges(section: Section, main: str | None) -> list[str]:
+    """Where the best of several learning rates is the last one tried, a better may lie beyond."""
+    if main is None:
+        return []
+    sign = 1 if section.metrics[main].higher_is_better else -1
+    arms: dict[str, list[Row]] = {}
+    for row in section.rows:
+        arms.setdefault(row.name_and_rank, []).append(row)
+    said = []
+    for name, rows in arms.items():
+        means = {
+            row.learning_rate: sign * float(np.mean(values))
+            for row in rows
+            if row.learning_rate is not None and (values := row.values(main))
+        }
+        tried = [row.learning_rate for row in rows if row.learning_rate is not None]
+        if means and (words := edge(max(means, key=means.__getitem__), tried)):
+            said.append(f"WARNING: {name}: {words}")
     return said
 
 

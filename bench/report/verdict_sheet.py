@@ -73,6 +73,13 @@ def detectable(judgement: Judgement) -> str:
     return amount(found.detectable, judgement.unit)
 
 
+def noise_floor(judgement: Judgement) -> str:
+    noise = judgement.noise
+    if noise is None:
+        return DASH
+    return amount(math.exp(noise) if judgement.claim.ratio else noise, judgement.unit)
+
+
 # ---------------------------------------------------------------------------- words
 
 
@@ -89,6 +96,8 @@ def preface(judgements: Sequence[Judgement]) -> list[str]:
     chance = f"at most about {0.05 * number:.1f} of them would be decided by chance alone"
     standing = sum(j.survives for j in judgements if j.verdict != UNDECIDED)
     few = f"below {FEWEST_SEEDS} paired seeds a claim is undecided"
+    floors = sum(j.noise is not None for j in judgements)
+    noise = f"known for {count(floors, 'comparison')}" if floors else "no cell was run twice"
     return [
         f"{count(claims, 'claim')}, {count(number, 'comparison')} judged together"
         + (f" ({together})" if together else ""),
@@ -97,6 +106,8 @@ def preface(judgements: Sequence[Judgement]) -> list[str]:
         "protocol 'paper': the best learning rate of the paper's grid; 'as run': the only one run",
         "protocol 'tuned': the best on validation seeds, after equally many trials for both arms",
         "detectable: the smallest true difference that the design would find in 8 of 10 studies",
+        f"noise floor: how far one cell run twice comes to lie apart; {noise}",
+        "remarks: what the verdict would be without any one seed; (!) what speaks against it",
     ]
 
 
@@ -110,6 +121,8 @@ def verdict(judgement: Judgement) -> str:
 def remarks(judgement: Judgement) -> list[str]:
     said = [judgement.reason] if judgement.reason else []
     said += [judgement.without_one] if judgement.without_one else []
+    if judgement.noise is not None:
+        said.append(f"noise floor {noise_floor(judgement)}")
     return said + [f"! {flag}" for flag in judgement.flags]
 
 
@@ -146,7 +159,11 @@ def _block(judgement: Judgement) -> list[str]:
 
 
 def table(judgements: Sequence[Judgement]) -> Table:
-    """One row a judgement, for Markdown and LaTeX; the remarks below, by number."""
+    """One row a comparison that has numbers, for Markdown and LaTeX; the remarks below, by number.
+
+    What lacks cells to judge it is in `waiting`.
+    """
+    judged = [j for j in judgements if j.estimate is not None]
     columns = [
         Column("claim", numeric=False),
         Column("setting", numeric=False),
@@ -164,7 +181,7 @@ def table(judgements: Sequence[Judgement]) -> Table:
     ]
     rows: list[list[Value]] = []
     remarks_: list[str] = []
-    for judgement in judgements:
+    for judgement in judged:
         said = remarks(judgement)
         if said:
             remarks_.append(f"({len(remarks_) + 1}) {'; '.join(said)}")
@@ -172,25 +189,37 @@ def table(judgements: Sequence[Judgement]) -> Table:
         rows.append(
             [
                 Value(judgement.claim.id),
-                Value(judgement.setting or DASH),
-                Value(judgement.protocol or DASH),
-                Value(judgement.arms[0] or judgement.claim.a.words),
-                Value(judgement.arms[1] or judgement.claim.b.words),
+                Value(judgement.setting),
+                Value(judgement.protocol),
+                Value(judgement.arms[0]),
+                Value(judgement.arms[1]),
                 Value(verdict(judgement), "best" if judgement.verdict != UNDECIDED else ""),
                 *(Value(words) for words in effect(judgement)),
-                Value(margin(judgement.claim, judgement.unit) if judgement.setting else DASH),
+                Value(margin(judgement.claim, judgement.unit)),
                 Value(DASH if found is None else str(found.n)),
                 Value(str(len(judgement.cells))),
                 Value(detectable(judgement)),
                 Value(f"({len(remarks_)})" if said else ""),
             ]
         )
-    claims = {j.claim.id: j.claim for j in judgements}.values()
+    claims = {j.claim.id: j.claim for j in judged}.values()
     sentences = [f"{claim.id}: {claim.says} (stated: {claim.stated})" for claim in claims]
-    behind = [
-        (f"{j.claim.id}, {j.setting}, {j.protocol}", list(j.cells)) for j in judgements if j.cells
-    ]
+    if not judged:
+        sentences.append("no comparison has cells enough for a verdict")
+    behind = [(f"{j.claim.id}, {j.setting}, {j.protocol}", list(j.cells)) for j in judged]
     return Table(TITLE, preface(judgements), columns, rows, [*sentences, *remarks_], behind)
+
+
+def waiting(judgements: Sequence[Judgement]) -> list[str]:
+    """Why the rest is undecided: a line for each reason in each setting, with its claims."""
+    reasons: dict[str, list[str]] = {}
+    for j in judgements:
+        if j.estimate is None:
+            where = f"{j.setting}, {j.protocol}: " if j.setting else ""
+            known = reasons.setdefault(f"{where}{j.reason}", [])
+            if j.claim.id not in known:
+                known.append(j.claim.id)
+    return [f"{why}: {', '.join(ids)}" for why, ids in sorted(reasons.items())]
 
 
 # ---------------------------------------------------------------------------- CSV
@@ -225,6 +254,7 @@ def _csv_line(judgement: Judgement, command: str) -> dict[str, object]:
         "seeds": "" if found is None else found.n,
         "p": "" if judgement.p is None else judgement.p,
         "p_holm": "" if judgement.p_holm is None else judgement.p_holm,
+        "noise_floor": "" if judgement.noise is None else judgement.noise,
         "reason": judgement.reason,
         "without_one_seed": judgement.without_one,
         "flags": "; ".join(judgement.flags),
@@ -248,7 +278,7 @@ def changes(before: str, judgements: Sequence[Judgement]) -> list[str]:
     }
     said = []
     for judgement in judgements:
-        line = old.get(_key(judgement))
+        line = old.pop(_key(judgement), None)
         if line is None or line.get("verdict") == judgement.verdict:
             continue
         seeds = "" if judgement.estimate is None else str(judgement.estimate.n)
@@ -257,4 +287,9 @@ def changes(before: str, judgements: Sequence[Judgement]) -> list[str]:
             f"{line.get('verdict')} ({line.get('seeds') or 'no'} seeds) before, now "
             f"{judgement.verdict} ({seeds or 'no'} seeds)"
         )
+    said += [
+        f"{', '.join(filter(None, key[:3]))}: {line.get('verdict')} before, no longer compared"
+        for key, line in old.items()
+        if key[1] and line.get("verdict") != UNDECIDED
+    ]
     return said

@@ -6,8 +6,9 @@ learning rate that the protocol gives it (bench.report.rates).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Judgement:
     p_holm: float | None = None
     cells: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    noise: float | None = None  # how far apart a cell run twice ends, where one was
     without_one: str = ""  # what becomes of the verdict with a seed fewer
 
     @property
@@ -102,12 +104,12 @@ def _in_setting(
         where = title(section) + (f", r={ranks[0]}" if ranks else "")
         arms = [c for c in (a, b) if c is not None]
         if claim.measure == "forgetting_at_equal_learning":
-            yield _at_equal_learning(measuring, where, arms, noise)
+            yield _examined(partial(_at_equal_learning, measuring, where), arms, noise)
             continue
-        made = [_under(p, measuring, where, arms, noise) for p in PROTOCOLS]
+        made = [_examined(partial(_under, p, measuring, where), arms, noise) for p in PROTOCOLS]
         one_rate = all(len(c.reported) == 1 and not c.validation for c in arms)
         if one_rate and all(j.estimate is None for j in made):
-            made.append(_under(AS_RUN, measuring, where, arms, noise))
+            made.append(_examined(partial(_under, AS_RUN, measuring, where), arms, noise))
         yield from made
 
 
@@ -176,10 +178,51 @@ def _with_holm(judgements: list[Judgement]) -> list[Judgement]:
 
 # ---------------------------------------------------------------------------- one comparison
 
+Comparison = Callable[[list[Candidate]], Judgement]
 
-def _under(
-    protocol: str, measuring: Measuring, where: str, arms: list[Candidate], noise: float | None
-) -> Judgement:
+
+def _examined(compare: Comparison, arms: list[Candidate], noise: float | None) -> Judgement:
+    """The verdict, held against the noise floor and against each study of one seed fewer."""
+    made = compare(arms)
+    if made.estimate is None:
+        return made
+    flags = made.flags
+    if noise is not None and abs(made.estimate.effect) <= noise:
+        flags += (f"no larger than the noise floor: a cell run twice differs by {noise:.3g}",)
+    return replace(made, flags=flags, noise=noise, without_one=_without_one(compare, arms, made))
+
+
+def _without_one(compare: Comparison, arms: list[Candidate], made: Judgement) -> str:
+    """What the verdict would be without each seed in turn, learning rates chosen anew."""
+    seeds = 0 if made.estimate is None else made.estimate.n
+    if seeds > MANY:
+        return ""
+    said = []
+    if seeds <= FEWEST_SEEDS:
+        said.append(f"with a seed fewer it would be {UNDECIDED}")
+    others: dict[str, list[int]] = {}
+    for seed in _droppable(arms, made):
+        verdict = compare([c.without(seed) for c in arms]).verdict
+        if verdict != made.verdict:
+            others.setdefault(verdict, []).append(seed)
+    said += [
+        f"without seed {' or '.join(map(str, dropped))} it would be: {verdict}"
+        for verdict, dropped in sorted(others.items())
+    ]
+    return "; ".join(said) or "the same without any one seed"
+
+
+def _droppable(arms: Sequence[Candidate], made: Judgement) -> list[int]:
+    """Judged seeds, unless too few are left; validation seeds, unless an arm has a single one."""
+    cells = [cell for c in arms for group in c.reported.values() for cell in group]
+    judged = {cell.seed for cell in cells if cell.cell in made.cells}
+    chosen = [{cell.seed for g in c.validation.values() for cell in g} for c in arms]
+    several = all(len(seeds) != 1 for seeds in chosen)
+    judged = judged if len(judged) > FEWEST_SEEDS else set()
+    return sorted(judged.union(*chosen) if several else judged)
+
+
+def _under(protocol: str, measuring: Measuring, where: str, arms: list[Candidate]) -> Judgement:
     """The claim between two arms, or between one and a number, under one protocol."""
     claim, section = measuring.claim, measuring.section
     choices = [choose(c, protocol, section.task, measuring.learned) for c in arms]
@@ -225,7 +268,7 @@ def _under(
         unmeasured = len(pairs) - len(measured)
         more = f" ({unmeasured} more without this measure)" if unmeasured else ""
         return replace(base, reason=few + more)
-    return _decided(base, [measuring.estimate(measured), *_fewer(measuring, measured)], noise)
+    return _decided(base, measuring.estimate(measured))
 
 
 def _budgets(claim: Claim, arms: Sequence[Candidate]) -> dict[str, int]:
@@ -249,43 +292,18 @@ def _lost(arms: Sequence[Candidate], cells: Sequence[dict[int, Cell]]) -> list[s
     return said
 
 
-def _fewer(measuring: Measuring, pairs: list[tuple[Cell, Cell]]) -> list[Estimate]:
-    """The estimate again without each seed in turn, where one of them may matter."""
-    if not FEWEST_SEEDS < len(pairs) <= MANY:
-        return []
-    return [measuring.estimate(pairs[:i] + pairs[i + 1 :]) for i in range(len(pairs))]
-
-
-def _decided(base: Judgement, estimates: list[Estimate], noise: float | None) -> Judgement:
-    """The verdict of the first estimate; the others are of one seed fewer."""
-    found, *fewer = estimates
+def _decided(base: Judgement, found: Estimate) -> Judgement:
     verdict = decide(base.claim, found)
-    flags = list(base.flags)
-    if noise is not None and abs(found.effect) <= noise:
-        flags.append(f"no larger than the noise floor: a cell run twice differs by {noise:.3g}")
-    others = sorted({decide(base.claim, other) for other in fewer} - {verdict})
-    if found.n > MANY:
-        without_one = ""
-    elif not fewer:
-        without_one = f"with a seed fewer it would be {UNDECIDED}"
-    elif others:
-        without_one = f"without one of its seeds: {' or '.join(others)}"
-    else:
-        without_one = "the same without any one seed"
     return replace(
         base,
         verdict=verdict,
         reason="the interval reaches across the margin" if verdict == UNDECIDED else "",
         estimate=found,
         p=p_value(base.claim, found),
-        flags=tuple(flags),
-        without_one=without_one,
     )
 
 
-def _at_equal_learning(
-    measuring: Measuring, where: str, arms: list[Candidate], noise: float | None
-) -> Judgement:
+def _at_equal_learning(measuring: Measuring, where: str, arms: list[Candidate]) -> Judgement:
     """Forgetting of both arms read off where both have learned as much, seed by seed.
 
     Every learning rate of an arm is a point (learned, forgotten), the untouched model is another;
@@ -300,6 +318,11 @@ def _at_equal_learning(
         measured=measuring.words,
         higher_is_better=measuring.higher_is_better,
     )
+    budgets = _budgets(measuring.claim, arms)
+    if words := unequal(budgets, LARGEST_BUDGET_GAP):
+        return replace(base, reason=f"unequal budgets, {words}")
+    if words := unequal(budgets, BUDGET_TOLERANCE):
+        base = replace(base, flags=(f"budgets differ a little, {words}",))
     by_seed = [measuring.learned_and_forgotten(c) for c in arms]
     values, behind = [], []
     for seed in sorted(by_seed[0].keys() & by_seed[-1].keys()):
@@ -314,9 +337,7 @@ def _at_equal_learning(
     if len(values) < FEWEST_SEEDS:
         few = f"{len(values)} seeds comparable; at least {FEWEST_SEEDS} are needed"
         return replace(base, reason=few)
-    drop_one = FEWEST_SEEDS < len(values) <= MANY
-    fewer = [values[:i] + values[i + 1 :] for i in range(len(values)) if drop_one]
-    return _decided(base, [estimate(v) for v in (values, *fewer)], noise)
+    return _decided(base, estimate(values))
 
 
 def _at(points: list[tuple[float, float, str]], level: float) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -440,7 +442,33 @@ def test_what_a_seed_fewer_would_say(tmp_path: Path, make: Make) -> None:
     fill(tmp_path, make, "lora", (0.50, 0.52, 0.53, 0.52))
     assert verdict(tmp_path).without_one == "the same without any one seed"
     fill(tmp_path, make, "lora", (0.755, 0.765, 0.77, 0.78))
-    assert verdict(tmp_path).without_one == "without one of its seeds: undecided"
+    found = verdict(tmp_path)
+    assert found.verdict == "holds"
+    said = re.fullmatch(r"without seed ([\d or]+) it would be: undecided", found.without_one)
+    assert said is not None
+    arms = {"mora": (0.80, 0.82, 0.84, 0.81), "lora": (0.755, 0.765, 0.77, 0.78)}
+    for seed in (1, 2, 3, 4):  # word for word: take the seed away and ask again
+        fewer = tmp_path / f"without-{seed}"
+        for name, values in arms.items():
+            for other, value in enumerate(values, 1):
+                if other != seed:
+                    records.write(make(name, seed=other, final=value), fewer)
+        expected = "undecided" if str(seed) in said[1].split(" or ") else "holds"
+        assert verdict(fewer).verdict == expected
+
+
+def test_a_validation_seed_that_turns_the_choice_is_named(tmp_path: Path, make: Make) -> None:
+    tuned_study(tmp_path, make)
+    assert verdict(tmp_path, "tuned").without_one == "with a seed fewer it would be undecided"
+    for file in records.find(tmp_path):  # without seed 11, LoRA's best rate would be 4e-3
+        record = records.read(file)
+        of_lora = record["method"]["name"] == "lora" and record["seed"] == 12
+        if of_lora and record["method"]["learning_rate"] == 4e-3:
+            record["metrics"]["accuracy"]["value"] = 0.7
+            records.write(record, tmp_path)
+    assert verdict(tmp_path, "tuned").without_one == (
+        "with a seed fewer it would be undecided; without seed 11 it would be: does not hold"
+    )
 
 
 def test_the_noise_floor_comes_from_cells_run_twice(tmp_path: Path, make: Make) -> None:
@@ -448,9 +476,25 @@ def test_the_noise_floor_comes_from_cells_run_twice(tmp_path: Path, make: Make) 
     fill(tmp_path, make, "lora", (0.800, 0.810, 0.820))
     again = make("lora", seed=1, final=0.83)
     records.write(again, tmp_path / "again")
-    assert verdict(tmp_path, margin=0.0).flags == (
-        "no larger than the noise floor: a cell run twice differs by 0.03",
+    small = verdict(tmp_path, margin=0.0)
+    assert small.flags == ("no larger than the noise floor: a cell run twice differs by 0.03",)
+    assert "noise floor 3.0 points" in verdict_sheet.remarks(small)
+    fill(tmp_path, make, "mora", HIGH)
+    fill(tmp_path, make, "lora", (0.5, 0.51, 0.52))
+    records.write(make("lora", seed=1, final=0.53), tmp_path / "again")
+    large = verdict(tmp_path)
+    assert large.flags == () and "noise floor 3.0 points" in verdict_sheet.remarks(large)
+    assert "noise floor: how far one cell run twice comes to lie apart; known for 1 comparison" in (
+        verdict_sheet.preface([large])
     )
+
+
+def test_a_copy_of_a_record_is_no_second_run(tmp_path: Path, make: Make) -> None:
+    fill(tmp_path, make, "mora", HIGH)
+    fill(tmp_path, make, "lora", LOW)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    found = verdict(tmp_path)
+    assert found.noise is None and found.flags == () and len(found.cells) == 6
 
 
 def test_a_changed_verdict_is_said(tmp_path: Path, make: Make, capsys, no_figures) -> None:
@@ -490,3 +534,21 @@ def test_claims_are_tables_too(study: Path) -> None:
         assert "uuid" in rendered and "undecided" in rendered
     ids = {j.claim.id for j in made.judgements}
     assert ids == {claim.id for claim in claims.load()}  # none is passed over in silence
+    rows = {row[0].text for row in table.rows}
+    waiting = "\n".join(verdict_sheet.waiting(made.judgements))
+    assert rows and rows | {i for i in ids if i in waiting} == ids
+
+
+def test_many_folders_are_judged_together(tmp_path: Path, make: Make, capsys) -> None:
+    """One sheet over a study, whose experiments have folders of their own."""
+    fill(tmp_path / "study" / "one" / "records", make, "mora", HIGH)
+    fill(tmp_path / "study" / "two" / "records", make, "lora", LOW)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "study"), "--claims-only", "--out", str(out)]) == 0
+    assert "UUID pairs on" in capsys.readouterr().out
+    assert sorted(p.name for p in out.iterdir()) == ["claims.csv", "claims.md", "claims.tex"]
+    sheet = (out / "claims.md").read_text()
+    assert "| uuid\\_mora\\_learns\\_faster |" not in sheet  # rotation, which these are not
+    assert "**holds**" not in sheet or "| 6 |" in sheet
+    assert "### Undecided for want of cells" in sheet
+    assert "--claims --claims-only`" in sheet
