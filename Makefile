@@ -45,8 +45,14 @@ format: $(STAMP)  ## Format the code and apply the safe fixes
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-results: $(STAMP)  ## Make the tables and figures again from the committed records
+results: $(STAMP)  ## Make tables, figures and verdicts again from the committed records
 	@for records in results/*/records; do \
 		$(PY) -m bench.report "$$records" --out "$${records%/records}" || exit 1; \
 	done
+	@for records in $(wildcard results/study/*/records); do \
+		$(PY) -m bench.report "$$records" --claims --out "$${records%/records}" || exit 1; \
+	done
+	@if [ -d results/study ]; then \
+		$(PY) -m bench.report results/study --claims-only --out results/study; \
+	fi
 	$(PY) scripts/cost_report.py results/cost
