@@ -354,3 +354,16 @@ def test_a_cell_that_lies_there_twice_counts_once(study: Path) -> None:
     made = report.make(collect(study))
     assert sum(len(sheet.section.cells) for sheet in made.sheets) == 9
     assert made.warnings == [f"cells that lie there twice, each counted once: {again}"]
+
+
+def test_a_best_rate_at_the_edge_of_those_tried_is_said(tmp_path: Path, make) -> None:
+    finals = {1e-3: 0.3, 2e-3: 0.6, 4e-3: 0.5}
+    for rate, final in finals.items():
+        records.write(make("mora", rate=rate, final=final), tmp_path)
+        records.write(make("lora", rate=rate, final=1 - final), tmp_path)
+    records.write(make("fft", final=0.9), tmp_path)  # a single rate has no edge
+    (section,) = collect(tmp_path).sections()
+    notes = tables.build(section).notes
+    assert [note for note in notes if "edge" in note] == [
+        "WARNING: LoRA r=8: the best rate, 1e-3, lies at the lower edge of its grid"
+    ]

@@ -309,6 +309,13 @@ def test_forgetting_at_equal_learning(tmp_path: Path, make: Make) -> None:
     assert found.verdict == "holds" and found.protocol == "all rates"
     # at 0.5 learned: b has lost 0.4, a 0.2 (between 0.15 at 0.4 and 0.4 at 0.9)
     assert found.estimate is not None and found.estimate.effect == pytest.approx(0.2, abs=0.005)
+    unequal = [records.read(f) for f in records.find(tmp_path)]
+    for record in unequal:
+        share = 1.1 if record["method"]["name"] == "mora" else 1.0
+        record["parameters"]["trainable"] = int(1e6 * share)
+        records.write(record, tmp_path)
+    (found,) = judge([claim(measure="forgetting_at_equal_learning")], collect(tmp_path))
+    assert found.verdict == "undecided" and found.reason.startswith("unequal budgets, ")
 
 
 # ---------------------------------------------------------------------------- learning rates
