@@ -15,7 +15,7 @@ class Value:
     """One field of a table."""
 
     text: str = DASH
-    mark: str = ""  # "best" or "second"
+    mark: str = ""  # "best" or "second" of its column, or "strong"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _width(table: Table, block: list[int]) -> int:
 
 def _shown(value: Value) -> str:
     """Marks take one place to the right, so that digits stay aligned."""
-    return value.text + {"best": "*", "second": "+", "": " "}[value.mark]
+    return value.text + {"best": "*", "second": "+"}.get(value.mark, " ")
 
 
 def _grid(table: Table, block: list[int]) -> list[str]:
@@ -179,13 +179,13 @@ def markdown(table: Table) -> str:
         head = f"{column.group}\n{column.title}".strip() if column.group else column.title
         heads.append("<br>".join(escape_markdown(part) for part in head.split("\n")))
     lines += [_md_row(heads), _md_row(["---:" if c.numeric else ":---" for c in table.columns])]
-    around = {"best": "**", "second": "*", "": ""}
+    around = {"best": "**", "strong": "**", "second": "*", "": ""}
     for row in table.rows:
         lines.append(
             _md_row([around[v.mark] + escape_markdown(v.text) + around[v.mark] for v in row])
         )
     lines.append("")
-    if any(value.mark for row in table.rows for value in row):
+    if any(value.mark == "best" for row in table.rows for value in row):
         lines += ["Best of each column in bold, second best in italics.", ""]
     lines += [f"- {escape_markdown(note)}" for note in table.notes]
     return "\n".join(lines).rstrip() + "\n"
@@ -208,6 +208,7 @@ def escape_markdown(words: str) -> str:
 def latex(table: Table) -> str:
     """A booktabs table; needs \\usepackage{booktabs}. Best in bold, second best underlined."""
     around = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+    around["strong"] = around["best"]
     spec = ""
     for j, column in enumerate(table.columns):
         gap = r"@{\quad}" if column.quoted and not table.columns[j - 1].quoted else ""

@@ -193,7 +193,7 @@ def table(judgements: Sequence[Judgement]) -> Table:
                 Value(judgement.protocol),
                 Value(judgement.arms[0]),
                 Value(judgement.arms[1]),
-                Value(verdict(judgement), "best" if judgement.verdict != UNDECIDED else ""),
+                Value(verdict(judgement), "strong" if judgement.verdict != UNDECIDED else ""),
                 *(Value(words) for words in effect(judgement)),
                 Value(margin(judgement.claim, judgement.unit)),
                 Value(DASH if found is None else str(found.n)),

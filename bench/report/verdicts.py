@@ -18,7 +18,7 @@ from bench.report.claims import MEASURES, Claim
 from bench.report.intervals import MANY, Estimate, estimate, holm
 from bench.report.measures import Measuring
 from bench.report.rates import AS_RUN, PROTOCOLS, Candidate, choose
-from bench.report.tables import BUDGET_TOLERANCE, title, unequal
+from bench.report.tables import BUDGET_TOLERANCE, count, title, unequal
 
 FEWEST_SEEDS = 3
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
@@ -263,8 +263,8 @@ def _under(protocol: str, measuring: Measuring, where: str, arms: list[Candidate
     behind = tuple(dict.fromkeys(cell.cell for pair in measured for cell in pair))
     base = replace(base, cells=behind, flags=tuple(flags))
     if len(measured) < FEWEST_SEEDS:
-        what = "paired seeds" if len(arms) > 1 else "seeds"
-        few = f"{len(measured)} {what}; at least {FEWEST_SEEDS} are needed"
+        seeds = count(len(measured), "paired seed" if len(arms) > 1 else "seed")
+        few = f"{seeds}; at least {FEWEST_SEEDS} are needed"
         unmeasured = len(pairs) - len(measured)
         more = f" ({unmeasured} more without this measure)" if unmeasured else ""
         return replace(base, reason=few + more)
@@ -335,7 +335,7 @@ def _at_equal_learning(measuring: Measuring, where: str, arms: list[Candidate]) 
         behind += [cell for p in points for _, _, cell in p if cell]
     base = replace(base, cells=tuple(dict.fromkeys(behind)))
     if len(values) < FEWEST_SEEDS:
-        few = f"{len(values)} seeds comparable; at least {FEWEST_SEEDS} are needed"
+        few = f"{count(len(values), 'comparable seed')}; at least {FEWEST_SEEDS} are needed"
         return replace(base, reason=few)
     return _decided(base, estimate(values))
 

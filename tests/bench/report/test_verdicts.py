@@ -107,7 +107,8 @@ def test_too_few_seeds(tmp_path: Path, make: Make, seeds: int) -> None:
     fill(tmp_path, make, "lora", LOW[:seeds])
     found = verdict(tmp_path)
     assert found.verdict == "undecided" and found.estimate is None
-    assert found.reason == f"{seeds} paired seeds; at least 3 are needed"
+    words = "1 paired seed" if seeds == 1 else "2 paired seeds"
+    assert found.reason == f"{words}; at least 3 are needed"
 
 
 def test_seeds_without_a_partner_are_named(tmp_path: Path, make: Make) -> None:
@@ -557,5 +558,5 @@ def test_many_folders_are_judged_together(tmp_path: Path, make: Make, capsys) ->
     sheet = (out / "claims.md").read_text()
     assert "| uuid\\_mora\\_learns\\_faster |" not in sheet  # rotation, which these are not
     assert "**holds**" not in sheet or "| 6 |" in sheet
-    assert "### Undecided for want of cells" in sheet
+    assert "### Undecided for want of cells" in sheet and "Best of each column" not in sheet
     assert "--claims --claims-only`" in sheet
