@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from omegaconf.errors import OmegaConfBaseException
 
-from bench import cell, claiming, interrupts, records
+from bench import cell, claiming, distributed, interrupts, records
 from bench.errors import UserError
 from bench.outcomes import Outcome, of_record
 from bench.plan import Plan, done, tidy
@@ -15,6 +16,9 @@ from methods import MethodError
 from tasks import TaskError
 
 MISTAKES = (UserError, MethodError, TaskError, OmegaConfBaseException)
+# Seconds that the first process has to record what broke all of them down, before another's end
+# makes torchrun end it as well.
+GRACE = 5.0
 log = logging.getLogger(__name__)
 
 
@@ -23,6 +27,16 @@ def attempt(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcom
 
     watcher: what this process has seen of others' claims.
     """
+    if not distributed.joined():
+        reason = "processes that were started together train one cell: leave -m out of the command"
+        return Outcome(plan.title, "refused", reason, plan.command)
+    if distributed.first():
+        return _lead(plan, watcher, progress)
+    return _follow(plan)
+
+
+def _lead(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcome:
+    begun = False
     try:
         if (known := done(plan)) is not None:
             return _done_before(plan, known, watcher)
@@ -31,6 +45,7 @@ def attempt(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcom
         with claiming.held(plan.claim, watcher) as claim:
             if (known := done(plan)) is not None:  # completed elsewhere while we prepared
                 return of_record(plan.title, plan.command, known, fresh=False)
+            begun = distributed.tell(True)
             record = _run(ready, claim, progress)
             return of_record(plan.title, plan.command, record)
     except (claiming.Taken, claiming.Lost) as reason:
@@ -39,6 +54,25 @@ def attempt(plan: Plan, watcher: claiming.Watcher, progress: Progress) -> Outcom
         return Outcome(plan.title, "stopped", f"{reason}; it can be resumed", plan.command)
     except MISTAKES as error:
         return Outcome(plan.title, "refused", str(error), plan.command)
+    finally:
+        if not begun:
+            distributed.tell(False)
+
+
+def _follow(plan: Plan) -> Outcome:
+    """Work at the cell with the first process, which alone claims, writes and tells."""
+    if not distributed.tell():
+        return Outcome(plan.title, "ok", None, plan.command, fresh=False)
+    try:
+        record = cell.run_cell(cell.prepare(plan), claiming.NoClaim(), Progress())
+        return of_record(plan.title, plan.command, record)
+    except interrupts.Stopped as reason:
+        return Outcome(plan.title, "stopped", str(reason), plan.command)
+    except MISTAKES as error:
+        return Outcome(plan.title, "refused", str(error), plan.command)
+    except Exception:
+        time.sleep(GRACE)
+        raise
 
 
 class _Told(Progress):
@@ -70,8 +104,9 @@ def _run(ready: cell.Cell, claim: claiming.Claim, progress: Progress) -> records
         raise
     except Exception as error:
         log.debug("the cell broke down here:", exc_info=True)
-        claim.check()
-        return cell.failed(ready, error)
+        with interrupts.deferred():
+            claim.check()
+            return cell.failed(ready, error)
 
 
 def _done_before(plan: Plan, record: records.Record, watcher: claiming.Watcher) -> Outcome:

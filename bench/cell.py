@@ -15,6 +15,7 @@ from transformers import set_seed
 from bench import (
     analysis,
     device,
+    distributed,
     interrupts,
     models,
     provenance,
@@ -52,6 +53,7 @@ def prepare(plan: Plan) -> Cell:
         raise UserError(f"seed={config['seed']} must be a whole number.")
     training.check(config["trainer"])
     tracking.check(config["tracker"])
+    distributed.check(config["distributed"], plan.method)
     method, task = build(config["method"]), build(config["task"])
     placement = device.resolve(config["device"], config["precision"])
     records.prepare_folder(plan.folder)
@@ -96,6 +98,7 @@ def run_cell(cell: Cell, claim: Claim, progress: Progress) -> records.Record:
             config["trainer"],
             cell.placement,
             seed=config["seed"],
+            spread=config["distributed"],
             score=lambda: score.along(model),
             checkpoint_folder=plan.checkpoints,
             guard=claim.check,
@@ -129,11 +132,14 @@ def run_cell(cell: Cell, claim: Claim, progress: Progress) -> records.Record:
         record["task"]["data"] = task.data_card()
         if not diverged:
             record |= _look(cell, model, dataset)
-        with interrupts.deferred():
-            claim.check()
-            file = records.write(record | {"finished": _now()}, plan.folder)
-            tidy(plan)
-        tracker.finish(record, file)
+        record["finished"] = _now()
+        if distributed.first():
+            with interrupts.deferred():
+                claim.check()
+                file = records.write(record, plan.folder)
+                tidy(plan)
+            tracker.finish(record, file)
+        distributed.wait_for_first()
     return record
 
 
@@ -141,7 +147,7 @@ def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
     """What else is wanted of the trained model; the audit comes last, as it merges."""
     config, method = cell.plan.config, cell.method
     found: dict[str, Any] = {}
-    if config["save_adapter"]:
+    if config["save_adapter"] and distributed.first():
         method.save(model, cell.plan.folder / cell.plan.cell)
     if config["analysis"]["spectrum"]:
         found["spectrum"] = analysis.spectrum(method.delta_weights(model))

@@ -131,6 +131,16 @@ class Claim:
         os.close(self.handle)
 
 
+class NoClaim(Claim):
+    """What the processes have that follow the one that holds the claim."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), {}, -1)
+
+    def check(self) -> None:
+        """Nothing: the first process sees to it."""
+
+
 @contextmanager
 def held(path: Path, watcher: Watcher) -> Iterator[Claim]:
     """Claim a cell and give signs of life inside. Raises Taken where another owner lives."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench import distributed
+
 # Exit status, worst last: what the caller should look at first.
 STATUS = {"ok": 0, "elsewhere": 3, "diverged": 1, "failed": 1, "refused": 2, "stopped": 75}
 SEVERITY = list(STATUS)
@@ -56,7 +58,7 @@ def refuse_unsweepable(arguments: Sequence[str]) -> str | None:
 
 def command_line(overrides: Sequence[str]) -> str:
     """The command for one cell, as one would type it in a shell."""
-    return shlex.join(["python", "-m", "bench", *overrides])
+    return shlex.join([*distributed.starter(), "-m", "bench", *overrides])
 
 
 def conclude() -> int:
@@ -64,6 +66,10 @@ def conclude() -> int:
     outcomes = list(_outcomes)
     _outcomes.clear()
     bad = [o for o in outcomes if STATUS[o.status]]
+    worst = max((SEVERITY.index(o.status) for o in outcomes), default=0)
+    status = STATUS[SEVERITY[worst]]
+    if not distributed.first():  # who tells it all
+        return status
     counts = Counter(o.status if o.fresh else "done before" for o in outcomes)
     several = len(outcomes) > 1
     if outcomes and (several or not bad):
@@ -73,5 +79,4 @@ def conclude() -> int:
         print(f"{outcome.title} {outcome.status}: {outcome.reason}", file=sys.stderr)
         if several or outcome.status == "stopped":
             print(f"  again: {outcome.command}", file=sys.stderr)
-    worst = max((SEVERITY.index(o.status) for o in outcomes), default=0)
-    return STATUS[SEVERITY[worst]]
+    return status

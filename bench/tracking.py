@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bench import distributed
 from bench.errors import UserError
 
 MODES = ("none", "offline", "online")
@@ -111,4 +112,6 @@ def start(settings: Mapping[str, Any], about: Mapping[str, Any]) -> Tracker:
 
     ``about``: cell (id), label, experiment, method, model, task and the whole config.
     """
-    return Tracker() if settings["mode"] == "none" else Wandb(settings, about)
+    if settings["mode"] == "none" or not distributed.first():
+        return Tracker()
+    return Wandb(settings, about)

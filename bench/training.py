@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from bench import checkpoints, interrupts
+from bench import checkpoints, distributed, interrupts
 from bench.device import Placement
 from bench.errors import UserError
 from bench.progress import Progress
@@ -35,6 +37,7 @@ SCHEDULES = {
     "jagged_cosine": "constant",  # ours, see jagged_cosine()
 }
 IGNORED = -100
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # in a checkpoint
 
 
 @dataclass
@@ -63,12 +66,14 @@ class Collator:
     multiple: int
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        tokens = sum(len(row["input_ids"]) for row in rows)
+        rows = rows or [{"input_ids": [self.pad_id], "labels": [IGNORED]}]  # see Shares
         longest = max(len(row["input_ids"]) for row in rows)
         length = math.ceil(longest / self.multiple) * self.multiple
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, "input_ids", length, self.pad_id),
             "labels": _padded(rows, "labels", length, IGNORED),
-            "tokens": sum(len(row["input_ids"]) for row in rows),
+            "tokens": tokens,
         }
         if "position_ids" in rows[0]:
             # Positions of the padding start again at 0: to the model it is a document of its own.
@@ -126,6 +131,7 @@ class CellTrainer(Trainer):
         self.method, self.settings, self.history = method, settings, history
         self.placement = placement
         self.checkpoint_folder, self.guard = checkpoint_folder, guard
+        self.fresh_tokens = 0  # of this process, in the step at hand
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = True  # so that the labels of a whole step are counted
 
@@ -169,7 +175,7 @@ class CellTrainer(Trainer):
     ) -> Any:
         """Mean next-token cross-entropy over all labels of the optimiser step, in nats."""
         labels = inputs["labels"]
-        self.history.tokens += int(inputs["tokens"])
+        self.fresh_tokens += int(inputs["tokens"])
         following = torch.full_like(labels, IGNORED)
         following[:, :-1] = labels[:, 1:]
         keep = following != IGNORED
@@ -182,21 +188,85 @@ class CellTrainer(Trainer):
         loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
+    def after_step(self, step: int, *, last: bool) -> None:
+        """The method's hook, which sees whole parameters also where FSDP2 has sharded them."""
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not distributed.shards(self.model):
+            self.method.after_step(self.model, optimizer, step, last=last)
+        elif self._hook_acts(step):
+            view: Any = distributed.WholeOptimizer(optimizer, self.model)
+            with distributed.whole(self.model, write=True):
+                view.gather()
+                self.method.after_step(self.model, view, step, last=last)
+                view.scatter()
+
+    def _hook_acts(self, step: int) -> bool:
+        """Whether after_step may change anything, so that parameters are worth gathering."""
+        if type(self.method).after_step is Method.after_step:
+            return False
+        return step % getattr(self.method, "restart_every", 1) == 0
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if distributed.world() == 1:
+            return super().get_train_dataloader()
+        sampler, size = self._get_train_sampler(), self.args.train_batch_size
+        prepared: DataLoader[Any] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=distributed.Shares(sampler, size, distributed.world()),
+                collate_fn=self.data_collator,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        return prepared
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.checkpoint_folder is None or self.history.diverged_at is not None:
             return
+        if self.is_deepspeed_enabled:  # its own are pickles, of each process
+            return
         self.guard()
-        self.history.pending_loss = float(self._tr_loss)
+        (pending,) = distributed.total([float(self._tr_loss)])
+        self.history.pending_loss = pending / distributed.world()
         self.history.last_logged = self._globalstep_last_logged
-        with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as folder:
+        others = distributed.gather(None if distributed.first() else self._random_state())
+        optimizer = distributed.optimizer_state(self.optimizer)
+        with distributed.whole(self.model):
+            if distributed.first():
+                self._write_checkpoint(self.checkpoint_folder, optimizer, others[1:])
+        distributed.wait_for_first()
+
+    def _write_checkpoint(
+        self, parent: Path, optimizer: dict[str, Any], others: Sequence[tuple[str, bytes]]
+    ) -> None:
+        """others: random states of the other processes, as file name and content."""
+        with checkpoints.writing(parent, self.state.global_step) as folder:
             checkpoints.save_state(folder, self.method.state(self.model), self.history)
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
+            torch.save(optimizer, folder / OPTIMIZER)
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
             self._save_rng_state(str(folder))
+            for name, content in others:
+                (folder / name).write_bytes(content)
             self.state.save_to_json(str(folder / "trainer_state.json"))
 
+    def _random_state(self) -> tuple[str, bytes]:
+        """This process's random states, as a file that the Trainer reads: its name and content."""
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            (file,) = Path(folder).iterdir()
+            return file.name, file.read_bytes()
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.method.load_state(self.model, checkpoints.load_weights(Path(resume_from_checkpoint)))
+        with distributed.whole(self.model, write=True):
+            weights = checkpoints.load_weights(Path(resume_from_checkpoint))
+            self.method.load_state(self.model, weights)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            folder = Path(checkpoint)
+            read = partial(torch.load, map_location="cpu", weights_only=True)
+            distributed.load_optimizer_state(self.optimizer, read(folder / OPTIMIZER))
+            self.lr_scheduler.load_state_dict(read(folder / SCHEDULER))
 
     def fit(self, resume: Path | None) -> None:
         """Train; from a checkpoint of the last step there is nothing left but to load it."""
@@ -239,13 +309,15 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.guard()
         step, last = state.global_step, state.global_step == state.max_steps
-        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
-        self.trainer.method.after_step(self.trainer.model, optimizer, step, last=last)
+        (tokens,) = distributed.total([self.trainer.fresh_tokens])
+        self.history.tokens, self.trainer.fresh_tokens = self.history.tokens + int(tokens), 0
+        self.trainer.after_step(step, last=last)
         if self.score is not None and step in self.score_steps:
             self._score(step)
-        control.should_save = self._checkpoint_due(step, last)
-        if interrupts.requested():
-            control.should_save = control.should_training_stop = True
+        due, leaving = self._agree(step, last)
+        control.should_save = due or leaving
+        if leaving:
+            control.should_training_stop = True
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kw: Any
@@ -276,6 +348,14 @@ class Watch(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_clock()
         self.progress.stop()
+
+    def _agree(self, step: int, last: bool) -> tuple[bool, bool]:
+        """Whether a checkpoint is due, and whether to leave; in all processes alike."""
+        due = distributed.first() and self._checkpoint_due(step, last)  # by one clock
+        dues, askings = distributed.total([due, interrupts.requested() is not None])
+        if askings:
+            interrupts.request("another of its processes was asked to leave")
+        return dues > 0, askings > 0
 
     def _score(self, step: int) -> None:
         assert self.score is not None
@@ -338,6 +418,7 @@ def train(
     placement: Placement,
     *,
     seed: int,
+    spread: Mapping[str, Any] = distributed.ALONE,
     score: Callable[[], dict[str, float]] | None = None,
     checkpoint_folder: Path | None = None,
     guard: Callable[[], None] = lambda: None,
@@ -346,11 +427,15 @@ def train(
 ) -> History:
     """Train ``model``, to which ``method`` is attached, in place; what was seen on the way.
 
+    ``settings`` are conf/trainer's, ``spread`` conf/distributed's.
     Goes on from the newest sound checkpoint in ``checkpoint_folder`` where there is one. Raises
     Stopped, a checkpoint later, where the cell was asked to leave. ``guard`` is called at each step
     and may raise to end the run without a checkpoint.
     """
-    resume = None if checkpoint_folder is None else checkpoints.newest(checkpoint_folder)
+    resume = None
+    if checkpoint_folder is not None and distributed.first():
+        resume = checkpoints.newest(checkpoint_folder)
+    resume = distributed.tell(resume)
     history = History() if resume is None else checkpoints.load_history(resume, History)
     trainer = CellTrainer(
         method,
@@ -360,7 +445,7 @@ def train(
         checkpoint_folder,
         guard,
         model=model,
-        args=arguments(settings, placement, seed),
+        args=arguments(settings, placement, seed, spread),
         train_dataset=dataset,
         data_collator=Collator(tokenizer.pad_token_id, settings["pad_to_multiple_of"]),
     )
@@ -378,10 +463,13 @@ def train(
         progress.stop()
     if history.diverged_at is None:
         interrupts.leave_if_requested()
+    distributed.make_whole(model)
     return history
 
 
-def arguments(settings: Mapping[str, Any], placement: Placement, seed: int) -> TrainingArguments:
+def arguments(
+    settings: Mapping[str, Any], placement: Placement, seed: int, spread: Mapping[str, Any]
+) -> TrainingArguments:
     """The Trainer's arguments; nothing that matters is left to its defaults."""
     check(settings)
     return TrainingArguments(
@@ -411,6 +499,7 @@ def arguments(settings: Mapping[str, Any], placement: Placement, seed: int) -> T
         dataloader_pin_memory=placement.device.type == "cuda",
         report_to="none",
         disable_tqdm=True,
+        **distributed.arguments(spread, placement.device),
     )
 
 

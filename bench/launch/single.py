@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench import distributed
 from bench.attempt import MISTAKES, attempt
 from bench.claiming import Watcher
 from bench.outcomes import Outcome
@@ -15,6 +16,8 @@ def run(config: Any, command: str) -> Outcome:
     """Run the cell of a composed configuration; what is wrong with it is an outcome as well."""
     try:
         planned = plan(config, command)
+        distributed.check(planned.config["distributed"], planned.method)  # in all processes alike
     except MISTAKES as error:
         return Outcome("the cell", "refused", str(error), command)
+    distributed.join(planned.config["device"])
     return attempt(planned, Watcher(), Shown(planned.title))
