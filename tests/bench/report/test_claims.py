@@ -1,5 +1,6 @@
 """Claims as data: the built-in ones are sound, a wrong one is refused with file and key."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,24 @@ def test_no_claims_and_no_yaml(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("- a")
     with pytest.raises(UserError, match="a claim is a mapping of keys"):
         claims.load(tmp_path)
+
+
+def test_the_guides_example_is_a_claim(root: Path, tmp_path: Path) -> None:
+    guide = (root / "CONTRIBUTING.md").read_text()
+    example = guide[guide.index("    id: dora_over_lora") : guide.index("Try it on records")]
+    lines = (line.removeprefix("    ") for line in example.splitlines())
+    (tmp_path / "dora_over_lora.yaml").write_text("\n".join(lines))
+    (found,) = claims.load(tmp_path)
+    assert (found.a.method, found.b.method, found.margin) == ("dora", "lora", 0.01)
+
+
+def test_arms_and_tasks_exist(root: Path) -> None:
+    """A mistyped method or task would be undecided for ever."""
+    conf = root / "conf"
+    methods = {file.stem for file in (conf / "method").glob("*.yaml")}
+    files = [*(conf / "task").glob("*.yaml")]
+    tasks = {yaml.safe_load(file.read_text()).get("name", file.stem) for file in files}
+    for claim in claims.load():
+        assert claim.a.method in methods and claim.b.method in methods | {""}, claim.id
+        for pattern in claim.tasks:
+            assert any(fnmatchcase(task, pattern) for task in tasks), (claim.id, pattern)
