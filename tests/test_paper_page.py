@@ -88,4 +88,4 @@ def test_links_lead_somewhere() -> None:
             assert target[1:] in anchors, target
         elif not target.startswith("http"):
             path = ROOT / "results" / target
-            assert path.exists() or path.parent.name == "study", target
+            assert path.exists(), target
