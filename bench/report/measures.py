@@ -75,6 +75,12 @@ class Measuring:
         chosen = values[np.isin(cell.scores["step"], steps)]
         return float(chosen.mean()) if np.isfinite(chosen).all() else None
 
+    def at_ceiling(self, cell: Cell) -> bool:
+        """Whether a cell could not have done better: all right, where right is counted."""
+        of_metric = MEASURES[self.claim.measure].of_metric
+        full = of_metric and self.unit == "fraction" and self.higher_is_better
+        return full and self.value(cell) == 1.0
+
     def anywhere(self, candidate: Candidate) -> bool:
         """Whether the measure was taken on any cell that ran to its end, or may yet be."""
         cells = [cell for group in candidate.reported.values() for cell in group if cell.ok]

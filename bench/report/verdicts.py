@@ -268,7 +268,9 @@ def _under(protocol: str, measuring: Measuring, where: str, arms: list[Candidate
         unmeasured = len(pairs) - len(measured)
         more = f" ({unmeasured} more without this measure)" if unmeasured else ""
         return replace(base, reason=few + more)
-    return _decided(base, measuring.estimate(measured))
+    if all(measuring.at_ceiling(cell) for pair in measured for cell in pair):
+        flags.append("all cells are at the ceiling, where no difference can show")
+    return _decided(replace(base, flags=tuple(flags)), measuring.estimate(measured))
 
 
 def _budgets(claim: Claim, arms: Sequence[Candidate]) -> dict[str, int]:

@@ -89,7 +89,9 @@ def test_a_tie(tmp_path: Path, make: Make) -> None:
 def test_both_at_the_ceiling(tmp_path: Path, make: Make) -> None:
     fill(tmp_path, make, "mora", (1.0, 1.0, 1.0))
     fill(tmp_path, make, "lora", (1.0, 1.0, 1.0))
-    assert verdict(tmp_path, margin=0.0).verdict == "does not hold"
+    found = verdict(tmp_path, margin=0.0)
+    assert found.verdict == "does not hold"
+    assert found.flags == ("all cells are at the ceiling, where no difference can show",)
     assert verdict(tmp_path, margin=0.0, direction="equal").verdict == "holds"
 
 
