@@ -108,27 +108,19 @@ def test_a_folder_that_cannot_be_is_named(run: Any, tmp_path: Path) -> None:
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize(
-    "content", ['{"torn', "", "[]", '{"schema_version": 99}'], ids=["torn", "empty", "list", "new"]
-)
-def test_a_file_in_the_records_place_is_named_and_kept(
-    run: Any, records_of: Records, tmp_path: Path, content: str
+def test_what_else_lies_in_the_records_place_is_named_and_kept(
+    run: Any, records_of: Records, tmp_path: Path
 ) -> None:
-    assert run().status == 0
-    file = tmp_path / "runs" / f"{only(records_of())['cell']}.json"
-    file.write_text(content)
-    ended = run()
-    assert ended.status == 2 and str(file) in ended.err and "Traceback" not in ended.err
-    assert file.read_text() == content
-
-
-def test_the_record_of_another_cell_is_named(run: Any, records_of: Records, tmp_path: Path) -> None:
     run()
-    file = tmp_path / "runs" / f"{only(records_of())['cell']}.json"
-    record = json.loads(file.read_text()) | {"cell": "0" * 16}
-    file.write_text(json.dumps(record))
-    ended = run()
-    assert ended.status == 2 and f"holds the record of cell {'0' * 16}" in ended.err
+    record = only(records_of())
+    file = tmp_path / "runs" / f"{record['cell']}.json"
+    another = json.dumps(record | {"cell": "0" * 16})
+    for content in ('{"torn', "", "[]", '{"schema_version": 99}', another):
+        file.write_text(content)
+        ended = run()
+        assert ended.status == 2 and str(file) in ended.err and "Traceback" not in ended.err
+        assert file.read_text() == content
+    assert f"holds the record of cell {'0' * 16}" in ended.err
 
 
 def test_a_failure_is_a_record_and_tried_again(run: Any, records_of: Records) -> None:

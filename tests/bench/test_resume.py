@@ -3,11 +3,13 @@
 import copy
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench import checkpoints, interrupts, models, records, training
+from bench import checkpoints, claiming, interrupts, models, records, training
 from bench.device import Placement
 from bench.progress import Shown
 from methods import Method
@@ -29,6 +31,7 @@ from methods.remora import ReMoRA
 
 CPU = Placement(torch.device("cpu"), "fp32")
 ROOT = Path(__file__).resolve().parents[2]
+MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
 RESTARTS: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2, "restart_every": 3}
 METHODS: list[Method] = [
     FFT(learning_rate=1e-3),
@@ -222,31 +225,81 @@ def test_the_command_that_left_goes_on(
     assert run("force=true", *arguments).status == 0
     (undisturbed,) = records_of()
     differences = set(records.differences(record, undisturbed))
-    assert differences - {"environment.git_commit"} == {"command", "config.force"}
+    assert differences - MOVES == {"command", "config.force"}
 
 
-def test_a_full_disk_is_one_message_and_no_half_record(
-    run: Any, records_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_clock_set_back_costs_nothing(
+    run: Any, records_of: Any, signal_at_step: Callable[[int], None], tmp_path: Path
 ) -> None:
+    """What a dead attempt left lies in the future, the older checkpoint furthest."""
+    arguments = ["method=lora", "trainer.checkpoint_every=2"]
+    signal_at_step(4)
+    assert run(*arguments).status == 75
+    (folder,) = (tmp_path / "runs").iterdir()
+    who = claiming._who() | {"process_start": 0, "token": "dead"}
+    folder.with_suffix(".claim").write_bytes(claiming._encode(who))
+    older, newer = sorted(folder.iterdir(), key=checkpoints.step)
+    assert newer.name == "checkpoint-5"
+    for path in (*folder.rglob("*"), folder, folder.with_suffix(".claim"), older, *older.iterdir()):
+        ahead = time.time() + 3600 * (2 if older in (path, path.parent) else 1)
+        os.utime(path, (ahead, ahead))
+    signal_at_step(0)
+    ended = run(*arguments)
+    assert ended.status == 0 and "goes on from step 5" in ended.err
+    (record,) = records_of()
+    assert [file.name for file in (tmp_path / "runs").iterdir()] == [f"{record['cell']}.json"]
+    assert run("force=true", *arguments).status == 0
+    (undisturbed,) = records_of()
+    differences = set(records.differences(record, undisturbed))
+    assert differences - MOVES == {"command", "config.force"}
+
+
+@contextmanager
+def files_up_to(folder: Path) -> Iterator[None]:
+    """No file can grow beyond 3000 bytes, which any user may ask for."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))  # the record is larger
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
-        ended = run("trainer.checkpoint_every=2")
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.status == 2 and "Make room" in ended.err and "Traceback" not in ended.err
-    assert "checkpoint at step 2 not written" in caplog.text
-    assert records_of() == [] and list((tmp_path / "runs").glob("*.tmp")) == []
-    assert run("trainer.checkpoint_every=2").status == 0
 
 
-def test_killed_as_a_process(tmp_path: Path) -> None:
+@contextmanager
+def no_room(folder: Path) -> Iterator[None]:
+    """A disk with room for the claim, and little else."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    try:
+        (folder / "other").write_bytes(bytes(56 * 1024))
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("disk", [files_up_to, no_room], ids=lambda disk: disk.__name__)
+def test_a_full_disk_is_one_message_and_no_half_record(
+    run: Any, records_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, disk: Any
+) -> None:
+    folder, arguments = tmp_path / "runs", ["method=fft", "trainer.checkpoint_every=3"]
+    with disk(folder):
+        ended = run(*arguments)
+        assert ended.status == 2 and "Make room" in ended.err and "Traceback" not in ended.err
+        assert "checkpoint at step 3 not written" in caplog.text
+        assert records_of() == [] and list(folder.glob(".*")) + list(folder.glob("*.claim")) == []
+        (folder / "other").unlink(missing_ok=True)
+        if disk is no_room:  # room for the record, not for a checkpoint
+            assert run(*arguments).status == 0 and len(records_of()) == 1
+    if disk is files_up_to:
+        assert run(*arguments).status == 0 and len(records_of()) == 1
+
+
+def test_killed_as_a_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
     """SIGKILL to a real process in its training; the same command goes on from the checkpoint."""
-    command = [
-        sys.executable, "-m", "bench", "model=tiny", "method=lora", "tracker=none", "task.pairs=8",
-        "trainer.batch_size=4", "trainer.max_steps=60", "trainer.checkpoint_every=1", "threads=1",
-        "device=cpu", f"results_dir={tmp_path / 'runs'}",
-    ]  # fmt: skip
+    cell = ["method=lora", "trainer.max_steps=60", "trainer.checkpoint_every=1"]
+    command = [sys.executable, "-m", "bench", *tiny, *cell]
     killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 100
     while not list(tmp_path.glob("runs/*.checkpoints/checkpoint-*")) and time.monotonic() < end:
@@ -255,8 +308,7 @@ def test_killed_as_a_process(tmp_path: Path) -> None:
     killed.wait()
     left = sorted(file.suffix for file in (tmp_path / "runs").iterdir())
     assert left == [".checkpoints", ".claim"]  # nobody had the time to tidy up
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "goes on from step" in done.stderr
+    done = run(*cell)
+    assert done.status == 0 and "goes on from step" in done.err
     (file,) = (tmp_path / "runs").iterdir()
     assert records.read(file)["status"] == "ok"
