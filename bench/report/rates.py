@@ -92,7 +92,7 @@ def _of_papers_grid(candidate: Candidate, task: str, score: Score) -> Choice:
         flag = f"{candidate.name}: one of the paper's {len(grid)} rates was run"
         return Choice(next(iter(reported)), flags=(flag,), trials=1)
     flag = f"{candidate.name}: rate chosen on the reported cells themselves, as in the paper"
-    choice = _best(candidate, reported, score, "reported")
+    choice = best(candidate, reported, score, "reported")
     return replace(choice, flags=(*choice.flags, flag))
 
 
@@ -110,10 +110,10 @@ def _best_on_validation(candidate: Candidate, cells: ByRate, score: Score) -> Ch
     if chosen & judged:
         seed = min(chosen & judged)
         return Choice(problem=f"{candidate.name}: seed {seed} is both validation and reported")
-    return _best(candidate, cells, score, "validation")
+    return best(candidate, cells, score, "validation")
 
 
-def _best(candidate: Candidate, cells: ByRate, score: Score, kind: str) -> Choice:
+def best(candidate: Candidate, cells: ByRate, score: Score, kind: str) -> Choice:
     """The rate with the best mean; one that failed, diverged or lacks a seed is out."""
     seeds = {cell.seed for group in cells.values() for cell in group}
     means: dict[float, float] = {}
@@ -128,18 +128,14 @@ def _best(candidate: Candidate, cells: ByRate, score: Score, kind: str) -> Choic
         problem = f"no reported cells of {candidate.name} at its best rate, {format_rate(rate)}"
         return Choice(rate, problem)
     tried = [r for r in cells if r is not None]
-    at_edge = edge(rate, tried)
+    at_edge = _edge(rate, tried)
     flags = (f"{candidate.name}: {at_edge}",) if at_edge else ()
     return Choice(rate, flags=flags, trials=len(tried))
 
 
-def edge(best: float, tried: Sequence[float]) -> str:
-    """Says so where the best rate is the lowest or the highest of several; else empty.
-
-    >>> edge(1e-3, [1e-3, 2e-3])
-    'the best rate, 1e-3, lies at the lower edge of its grid'
-    """
-    if len(tried) < 2 or min(tried) < best < max(tried):
+def _edge(rate: float, tried: Sequence[float]) -> str:
+    """Says so where the best rate is the lowest or the highest of several; else empty."""
+    if len(tried) < 2 or min(tried) < rate < max(tried):
         return ""
-    end = "lower" if best == min(tried) else "upper"
-    return f"the best rate, {format_rate(best)}, lies at the {end} edge of its grid"
+    end = "lower" if rate == min(tried) else "upper"
+    return f"the best rate, {format_rate(rate)}, lies at the {end} edge of its grid"

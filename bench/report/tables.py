@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.report import paper
 from bench.report.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
-from bench.report.rates import edge
+from bench.report.rates import Candidate, best
 from bench.report.render import DASH, Column, Table, Value
 
 STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all
@@ -322,7 +322,7 @@ def _short_commit(git: str) -> str:
 
 def notes(section: Section, main: str | None) -> list[str]:
     """What must be said below the table: warnings first, then cells that have no result."""
-    said = _budgets(section) + _unequal(section) + _edges(section, main)
+    said = _budgets(section) + _unequal(section) + _rates(section, main)
     left_out = len(section.metrics) - len(_shown(section, main))
     if left_out:
         said.append(f"{count(left_out, 'more metric')} in table.csv")
@@ -387,24 +387,39 @@ def _unequal(section: Section) -> list[str]:
     return said
 
 
-def _edges(section: Section, main: str | None) -> list[str]:
-    """Where the best of several learning rates is the last one tried, a better may lie beyond."""
+def _rates(section: Section, main: str | None) -> list[str]:
+    """Where an arm has several learning rates: a best one at the edge; of validation, the best."""
     if main is None:
         return []
     sign = 1 if section.metrics[main].higher_is_better else -1
+
+    def at_end(cell: Cell) -> float | None:
+        found = cell.metrics.get(main)
+        return None if found is None else sign * found.value
+
+    def along(cell: Cell) -> float | None:
+        values = cell.scores.get(f"metrics.{main}", np.empty(0))
+        return sign * float(values.mean()) if len(values) and np.isfinite(values).all() else None
+
     arms: dict[str, list[Row]] = {}
     for row in section.rows:
         arms.setdefault(row.name_and_rank, []).append(row)
     said = []
     for name, rows in arms.items():
-        means = {
-            row.learning_rate: sign * float(np.mean(values))
-            for row in rows
-            if row.learning_rate is not None and (values := row.values(main))
-        }
-        tried = [row.learning_rate for row in rows if row.learning_rate is not None]
-        if means and (words := edge(max(means, key=means.__getitem__), tried)):
-            said.append(f"WARNING: {name}: {words}")
+        if len({row.learning_rate for row in rows}) < 2:
+            continue
+        arm = Candidate(rows[0], {row.learning_rate: row.cells for row in rows})
+        choices = [best(arm, arm.reported, score, section.split) for score in (at_end, along)]
+        flags = dict.fromkeys(flag for choice in choices for flag in choice.flags)
+        said += [f"WARNING: {flag}" for flag in flags]
+        ways = ("at the end", "by the mean over the scored steps")
+        found = [
+            f"{format_rate(choice.rate)} {way}"
+            for choice, way in zip(choices, ways, strict=True)
+            if choice.rate is not None
+        ]
+        if found and section.split != "reported":
+            said.append(f"best learning rate of {name}: {', '.join(found)}")
     return said
 
 

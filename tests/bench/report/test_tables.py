@@ -364,6 +364,15 @@ def test_a_best_rate_at_the_edge_of_those_tried_is_said(tmp_path: Path, make) ->
     records.write(make("fft", final=0.9), tmp_path)  # a single rate has no edge
     (section,) = collect(tmp_path).sections()
     notes = tables.build(section).notes
-    assert [note for note in notes if "edge" in note] == [
+    assert [note for note in notes if "rate" in note] == [
         "WARNING: LoRA r=8: the best rate, 1e-3, lies at the lower edge of its grid"
     ]
+
+
+def test_validation_seeds_name_the_best_rate(tmp_path: Path, make) -> None:
+    for rate, final, middle in ((1e-3, 0.6, 50), (2e-3, 0.9, 50), (4e-3, 0.8, 10), (8e-3, 0.1, 50)):
+        known = {"final": final, "middle": middle, "split": "validation"}
+        records.write(make("lora", rate=rate, **known), tmp_path)
+    (section,) = collect(tmp_path).sections()
+    said = "best learning rate of LoRA r=8: 2e-3 at the end, 4e-3 by the mean over the scored steps"
+    assert said in tables.build(section).notes

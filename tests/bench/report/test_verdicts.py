@@ -562,3 +562,12 @@ def test_many_folders_are_judged_together(tmp_path: Path, make: Make, capsys) ->
     assert "**holds**" not in sheet or "| 6 |" in sheet
     assert "### Undecided for want of cells" in sheet and "Best of each column" not in sheet
     assert "--claims --claims-only`" in sheet
+
+
+def test_a_verdict_that_goes_missing_is_said(tmp_path: Path, make: Make) -> None:
+    fill(tmp_path, make, "mora", HIGH)
+    fill(tmp_path, make, "lora", LOW)
+    before = verdict_sheet.as_csv([verdict(tmp_path)], "a command")
+    assert verdict_sheet.changes(before, [verdict(tmp_path)]) == []
+    (said,) = verdict_sheet.changes(before, [])
+    assert said.endswith(", r=8, as run: holds before, no longer compared")
