@@ -13,11 +13,11 @@ import argparse
 import itertools
 import random
 import tempfile
+from typing import Any
 
 import timing
 import torch
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -32,7 +32,7 @@ from methods import Method
 from tasks import Task
 
 
-def bare(config: dict) -> None:
+def bare(config: dict[str, Any]) -> None:
     """The steps, and nothing else."""
     settings, place = config["trainer"], device.resolve(config["device"], config["precision"])
     method: Method = build(config["method"])
@@ -97,10 +97,9 @@ def main() -> None:
         with initialize_config_module("conf", version_base="1.3"):
             config = compose("config", overrides=overrides)
             planned = plan(config, "scripts/time_overhead.py")
-        plain = OmegaConf.to_container(config, resolve=True)
         scoring: list[float] = []
         seconds = timing.interleave(
-            {"bare loop": lambda: bare(plain), "cell": lambda: scoring.append(harness(planned))},
+            {"bare loop": lambda: bare(planned.config), "cell": lambda: scoring.append(harness(planned))},
             options.rounds,
             warmup=1,
         )
