@@ -36,7 +36,7 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
     folder = None
     for first in range(0, len(todo), LARGEST * per_task):
         part = todo[first : first + LARGEST * per_task]
-        folder = folder or new_folder(part[0])
+        folder = folder or new_folder(part[0].plan().folder / "slurm")
         file = folder / f"cells-{first // (LARGEST * per_task) + 1}.jsonl"
         file.write_text("".join(line(job) for job in part))
         with as_file(files("bench.launch") / "array.sbatch") as script:
@@ -44,10 +44,10 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
             submit(command, len(part), folder, settings["submit"])
 
 
-def new_folder(job: Job) -> Path:
-    """For this submission: beside the records, since nodes share that folder."""
+def new_folder(parent: Path) -> Path:
+    """For this submission. The parent lies beside the records, since nodes share that folder."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = job.plan().folder.absolute() / "slurm" / name
+    folder = parent.absolute() / name
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -57,13 +57,18 @@ def new_folder(job: Job) -> Path:
 
 def line(job: Job) -> str:
     """A cell in the list: its overrides, which the job composes again."""
-    text = json.dumps(job.overrides)
-    if provenance.redact(text) != text:
+    refuse_secrets(job)
+    return json.dumps(job.overrides) + "\n"
+
+
+def refuse_secrets(job: Job) -> None:
+    """Raise UserError where an override, which a file will hold, has a secret in it."""
+    overrides = list(job.overrides)
+    if provenance.redact(overrides) != overrides:
         raise UserError(
-            "an override holds a secret of this environment, which would lie in the list of "
-            f"cells: {provenance.redact(job.command)}. Give it as ${{oc.env:NAME}} instead."
+            "an override holds a secret of this environment, which would lie in a file: "
+            f"{provenance.redact(job.command)}. Give it as ${{oc.env:NAME}} instead."
         )
-    return text + "\n"
 
 
 def sbatch(script: Path, cells: Path, tasks: int, settings: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ job goes on from the cell's checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -22,10 +21,11 @@ from typing import Any
 
 from bench import interrupts, outcomes
 from bench.errors import UserError
+from bench.launch.array import new_folder, refuse_secrets
 from bench.launch.grid import Job
 from bench.launch.local import split
 from bench.launch.overview import Overview
-from bench.launch.task import PATIENCE
+from bench.launch.task import PATIENCE, composer
 from bench.outcomes import Outcome, of_record
 from bench.plan import done
 
@@ -37,18 +37,19 @@ GONE = 30.0
 class CellJob:
     """What submitit runs in the job. Knows how to be started again."""
 
-    def __call__(self, config: str, command: str) -> dict[str, Any]:
+    def __call__(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         """Run the cell; the fields of its Outcome."""
         with interrupts.handled() as submitits:
             try:
-                outcome = self.attempt(config, command)
+                outcome = self.attempt(overrides)
             except interrupts.Stopped as stopped:
+                command = outcomes.command_line(overrides)
                 outcome = Outcome("the cell", "stopped", str(stopped), command)
             if outcome.status == "stopped":
                 self.wait_to_be_requeued(submitits)
         return asdict(outcome)
 
-    def attempt(self, config: str, command: str) -> Outcome:
+    def attempt(self, overrides: tuple[str, ...]) -> Outcome:
         import torch
 
         from bench.attempt import attempt
@@ -57,7 +58,9 @@ class CellJob:
         from bench.progress import Shown
 
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
-        planned, watcher = plan(json.loads(config), command), Watcher()
+        with composer() as here:
+            planned = plan(here.compose(overrides), outcomes.command_line(overrides))
+        watcher = Watcher()
         end = time.monotonic() + PATIENCE
         while True:
             outcome = attempt(planned, watcher, Shown(planned.title))
@@ -88,9 +91,10 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
         return
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on this machine: submit from a login node of the cluster.")
-    submitted = dict(enumerate(zip(todo, submit(todo, settings), strict=True)))
+    folder = new_folder(Path(settings["submitit_folder"]))
+    submitted = dict(enumerate(zip(todo, submit(todo, folder, settings), strict=True)))
     with Overview(len(jobs), len(jobs) - len(todo), settings["array_parallelism"]) as overview:
-        overview.say(f"{len(todo)} jobs, logs in {Path(settings['submitit_folder']).parent}")
+        overview.say(f"{len(todo)} jobs, logs in {folder}")
         for slot, (job, _) in submitted.items():
             overview.begin(slot, job.title)
         try:
@@ -102,16 +106,21 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
             outcomes.add(Outcome("the sweep", "stopped", reason, again))
 
 
-def submit(jobs: list[Job], settings: Mapping[str, Any]) -> list[Any]:
-    """One array; submitit's jobs, in the order of the cells."""
+def submit(jobs: list[Job], folder: Path, settings: Mapping[str, Any]) -> list[Any]:
+    """One array; submitit's jobs, in the order of the cells. The folder is theirs alone, so that
+    no file of another submission is taken for a result."""
     import submitit
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
+    for job in jobs:
+        refuse_secrets(job)
+    if "%" in str(folder):  # SLURM would take it for a pattern, and submitit cannot say otherwise
+        raise UserError(f"no % in the path {folder}, please; hydra/launcher=sbatch takes any path.")
     own = {"submitit_folder", "max_num_timeout"}
     shared = BaseQueueConf.__dataclass_fields__.keys()
     executor = submitit.AutoExecutor(
         cluster="slurm",
-        folder=settings["submitit_folder"],
+        folder=folder / "%j",
         slurm_max_num_timeout=settings["max_num_timeout"],
     )
     try:
@@ -122,9 +131,7 @@ def submit(jobs: list[Job], settings: Mapping[str, Any]) -> list[Any]:
                 if key not in own and value is not None
             }
         )
-        found: list[Any] = executor.map_array(
-            CellJob(), [job.config for job in jobs], [job.command for job in jobs]
-        )
+        found: list[Any] = executor.map_array(CellJob(), [job.overrides for job in jobs])
     except (submitit.core.utils.FailedJobError, NameError) as error:
         raise UserError(f"sbatch refused the jobs: {error}") from None
     return found

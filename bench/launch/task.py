@@ -11,7 +11,10 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -21,14 +24,19 @@ from hydra.types import RunMode
 from bench import interrupts, launch, outcomes
 from bench.outcomes import Outcome
 
+if TYPE_CHECKING:
+    from bench.launch.grid import Composer
+
 # A claim's owner elsewhere is known to be dead after this time at the latest (bench/claiming.py).
 # One that lives longer works at the cell, and this task's resources are better given back.
 PATIENCE = 180.0
 
 
 def read(file: Path, index: int, number: int) -> list[list[str]]:
-    """The overrides of each cell of a task."""
+    """The overrides of each cell of a task. Raises ValueError where there are none."""
     lines = file.read_text().splitlines()[(index - 1) * number : index * number]
+    if not lines:
+        raise ValueError(f"no cells for task {index}; sbatch's --array goes beyond the list")
     return [json.loads(line) for line in lines]
 
 
@@ -40,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    launch.register()
     try:
         cells = read(options.cells, options.index, options.number)
         with interrupts.handled():
@@ -57,12 +64,21 @@ def run(cells: list[list[str]]) -> None:
     from bench.launch import local
     from bench.launch.grid import compose_grid
 
+    with composer() as here:
+        local.run(compose_grid(here.loader, here.master, cells), workers=0, patience=PATIENCE)
+
+
+@contextmanager
+def composer() -> Iterator[Composer]:
+    """Composes cells in the job as the launcher did, from their overrides."""
+    from bench.launch.grid import Composer
+
+    launch.register()
     with initialize_config_module("conf", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         loader = hydra.config_loader
-        master = loader.load_configuration("config", [], RunMode.MULTIRUN)
-        local.run(compose_grid(loader, master, cells), workers=0, patience=PATIENCE)
+        yield Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
 
 
 if __name__ == "__main__":
