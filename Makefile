@@ -8,7 +8,7 @@ STAMP := $(VENV)/.mora-bench-installed
 RUNS := results/runs
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint format results
+.PHONY: help venv demo test test-slow test-slurm lint format results
 
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: $(STAMP)  ## Run the fast tests (under 5 minutes on 2 cores, no network)
 
 test-slow: $(STAMP)  ## Run the long tests, with the real model and SLURM where there is one
 	$(PY) -m pytest -m 'slow or model or slurm' --timeout 3600
+
+test-slurm: $(STAMP)  ## Run the tests that bring up a SLURM of their own (root; Debian's packages)
+	$(PY) -m pytest -m slurm
 
 lint: $(STAMP)  ## Check style and types
 	$(PY) -m ruff check .
