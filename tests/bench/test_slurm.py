@@ -36,15 +36,15 @@ def cluster() -> Iterator[None]:
     # Neither in pytest's folder, which is closed to others, nor with a long path: munge.
     lab = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
     lab.chmod(0o755)
-    environment = {"LAB": str(lab), "PORT": str(20000 + os.getpid() % 20000)}
-    subprocess.run([SCRIPTS / "up.sh"], env=os.environ | environment, check=True)
-    before = os.environ.get("SLURM_CONF")
-    os.environ["SLURM_CONF"] = str(lab / "etc" / "slurm.conf")
-    yield
-    subprocess.run([SCRIPTS / "down.sh"], env=os.environ | environment, check=True)
-    if before is None:
-        del os.environ["SLURM_CONF"]
-    shutil.rmtree(lab)
+    environment = {"LAB": str(lab), "PORT": str(20000 + os.getpid() % 10000)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(lab / "etc" / "slurm.conf"))
+        try:
+            subprocess.run([SCRIPTS / "up.sh"], env=os.environ | environment, check=True)
+            yield
+        finally:
+            subprocess.run([SCRIPTS / "down.sh"], env=os.environ | environment, check=True)
+            shutil.rmtree(lab)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def running(folder: Path) -> list[Path]:
     return list(folder.glob("*.checkpoints/checkpoint-*"))
 
 
-LONG = ["method=remora", "method.restart_every=50", "trainer.max_steps=1500"]
+LONG = ["method=remora", "method.restart_every=50", "trainer.max_steps=500"]
 LONG += ["trainer.checkpoint_every=20", "method.restart_warmup=0"]
 
 
@@ -122,6 +122,7 @@ def test_an_array_runs_a_grid_to_its_table(tiny: list[str], tmp_path: Path) -> N
 def test_a_list_without_submitting(tiny: list[str], tmp_path: Path) -> None:
     launcher = ["hydra/launcher=sbatch", "hydra.launcher.submit=false"]
     launcher += ["+hydra.launcher.options={nice: 5, exclusive: true}", "hydra.launcher.gres=gpu:1"]
+    launcher += ["+hydra.launcher.options.signal=B:USR1@60"]
     output = bench(*tiny, "method=lora", "seed=0,1,2", *launcher)
     line = next(line for line in output.splitlines() if line.startswith("sbatch "))
     assert "--array=1-3 " in line and "--nice=5 --exclusive" in line and "--gres=gpu:1" in line
@@ -206,8 +207,8 @@ def test_submitit_job_preempted_signalled_and_killed(
     slurm(*hog, "--wrap=sleep 1")
     wait_for(lambda: "Restarts=1" in slurm("scontrol", "show", "job", job))
     wait_for(lambda: slurm("squeue", "-h", "-j", job, "-o", "%T") == "RUNNING")
-    wait_for(lambda: list(folder.glob("*.claim")) or list(folder.glob("*.json")))
-    time.sleep(2)
+    before = {checkpoint.name for checkpoint in running(folder)}
+    wait_for(lambda: {checkpoint.name for checkpoint in running(folder)} - before)
     slurm("scancel", "--signal=USR2", job)
     wait_for(lambda: "Restarts=2" in slurm("scontrol", "show", "job", job))
     output = waiting.communicate(timeout=280)[0]
