@@ -99,7 +99,10 @@ def main() -> None:
             planned = plan(config, "scripts/time_overhead.py")
         scoring: list[float] = []
         seconds = timing.interleave(
-            {"bare loop": lambda: bare(planned.config), "cell": lambda: scoring.append(harness(planned))},
+            {
+                "bare loop": lambda: bare(planned.config),
+                "cell": lambda: scoring.append(harness(planned)),
+            },
             options.rounds,
             warmup=1,
         )
