@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ALONE: Mapping[str, Any] = {"strategy": "none", "processes": 1}  # as conf/distributed/none.yaml
 STRATEGIES = ("none", "ddp", "fsdp2", "deepspeed")
-# The first process may wait long for a cell that runs elsewhere, and the others for its word.
+# The others wait for the first, which may have a large model or its first data to fetch.
 PATIENCE = timedelta(days=7)
 
 _control: Any = None  # a group on the CPU, for words between processes
@@ -37,7 +37,7 @@ def world() -> int:
 
 def first() -> bool:
     """Whether this process claims, writes and tells."""
-    return int(os.environ.get("RANK", 0)) == 0
+    return world() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
 def starter() -> list[str]:
@@ -56,10 +56,10 @@ def check(settings: Mapping[str, Any], method: Method) -> None:
         raise UserError(
             f"distributed.strategy={strategy} is unknown; choose {' | '.join(STRATEGIES)}."
         )
-    if strategy == "none" and world() > 1:
+    if strategy == "none" and max(world(), processes) > 1:
         raise UserError(
-            f"{world()} processes were started, but distributed=none trains a cell in one. Choose "
-            f"distributed=ddp or distributed=fsdp2, with distributed.processes={world()}."
+            f"distributed=none trains a cell in one process (distributed.processes={processes}, "
+            f"started: {world()}). For more choose distributed=ddp or distributed=fsdp2."
         )
     if processes != world():
         started = "1 process was" if world() == 1 else f"{world()} processes were"
