@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+from bench import outcomes
+from bench.errors import UserError
 
 
 class GridSweeper(BasicSweeper):
@@ -38,8 +42,11 @@ class _GridLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from bench.launch.grid import compose_grid
 
-        jobs = compose_grid(self.loader, self.config, job_overrides)
-        self.run(jobs)
+        try:
+            self.run(compose_grid(self.loader, self.config, job_overrides))
+        except UserError as error:  # of the sweep as a whole; Hydra would print where it was raised
+            command = outcomes.command_line(sys.argv[1:])
+            outcomes.add(outcomes.Outcome("the sweep", "refused", str(error), command))
         done = JobStatus.COMPLETED
         return [JobReturn(overrides=o, status=done) for o in job_overrides]
 
