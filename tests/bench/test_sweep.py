@@ -141,38 +141,31 @@ def assert_undisturbed(folder: Path, run: Any, *grid: str) -> None:
         assert set(records.differences(*pair)) <= moved
 
 
-def test_workers_make_the_records_of_one_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
-    """And tell which cells failed, why, and how to run them again."""
-    cells = ["method=lora,mora"]
-    grid = ["trainer.optimizer=adamw_torch,lomo", *cells]
-    output = finish(start(*tiny, *grid, *PARALLEL), 1)
-    lines = output.splitlines()
-    assert lines[0] == "4 cells, 0 running, 4 left"
-    assert sum(bool(re.match(r"\[\d/4\] .*: ok, accuracy ", line)) for line in lines) == 2
-    assert any(re.match(r"4 cells: 2 (ok|failed), 2 (ok|failed)$", line) for line in lines)
-    again = [line for line in lines if line.startswith("  again: python -m bench model=tiny")]
-    assert len(again) == 2 and all("trainer.optimizer=lomo" in line for line in again)
-    folder = tmp_path / "runs"
-    for file in folder.iterdir():
-        if records.read(file)["status"] == "failed":
-            file.unlink()
-    assert_undisturbed(folder, run, "trainer.optimizer=adamw_torch", *cells)
-
-
-def test_a_worker_that_is_killed_takes_its_cell_down_not_the_sweep(
+def test_workers_make_the_records_of_one_process_though_one_is_killed(
     run: Any, tiny: list[str], tmp_path: Path
 ) -> None:
-    grid, folder = ["method=lora", "trainer.max_steps=50", "seed=0,1"], tmp_path / "runs"
-    process = start(*tiny, *grid, "hydra/launcher=parallel", "hydra.launcher.workers=1")
-    wait_for(lambda: list(folder.glob("*.claim")), process)
-    claim = next(folder.glob("*.claim"))
+    """And tell which cells failed, why, and how to run them again."""
+    folder, cells = tmp_path / "runs", ["method=lora,mora", "trainer.max_steps=100"]
+    cells += ["trainer.checkpoint_every=1"]
+    process = start(*tiny, "trainer.optimizer=adamw_torch,lomo", *cells, *PARALLEL)
+    wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")), process)
+    claim = next(folder.glob("*.checkpoints")).with_suffix(".claim")
     os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
     output = finish(process, 1)
     assert "its process was killed (SIGKILL; out of memory?)" in output
-    assert re.search(r"^2 cells: 1 failed, 1 ok$", output, re.MULTILINE)
-    assert len(contents(folder)) == 1 and claim.exists()
+    lines = output.splitlines()
+    assert lines[0] == "4 cells, 0 running, 4 left"
+    assert sum(bool(re.match(r"\[\d/4\] .*: ok, accuracy ", line)) for line in lines) == 1
+    assert {"4 cells: 1 ok, 3 failed", "4 cells: 3 failed, 1 ok"} & set(lines)
+    again = [line for line in lines if line.startswith("  again: python -m bench model=tiny")]
+    assert len(again) == 3 and sum("trainer.optimizer=lomo" in line for line in again) == 2
+    assert claim.exists()
+    grid = ["trainer.optimizer=adamw_torch", *cells]
     assert run("-m", *grid).out.endswith("2 cells: 1 done before, 1 ok\n")
-    assert not claim.exists()
+    for file in folder.glob("*.json"):
+        if records.read(file)["status"] == "failed":
+            file.unlink()
+    assert_undisturbed(folder, run, *grid)
 
 
 @pytest.mark.slow
@@ -269,6 +262,7 @@ def test_a_list_for_slurm_holds_no_secret(
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     refused = run(*ARRAY, "+model.extra=0123456789abcdef")
     assert refused.status == 2 and "Give it as ${oc.env:NAME}" in refused.err
+    assert "Traceback" not in refused.err and "0123456789abcdef" not in refused.err
     assert run(*ARRAY, "+model.extra=${oc.env:WANDB_API_KEY}").status == 0
     for file in tmp_path.glob("runs/slurm/*/*"):
         assert "0123456789abcdef" not in file.read_text()
