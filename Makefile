@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Compare FFT, LoRA and MoRA on memorising UUIDs (10 minutes on
 	$(PY) -m bench.report $(RUNS)/table2_uuid
 
 test: $(STAMP)  ## Run the fast tests (under 5 minutes on 2 cores, no network)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)  ## Run the long tests, with the real model and SLURM where there is one
 	$(PY) -m pytest -m 'slow or model or slurm' --timeout 3600
