@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,26 @@ from bench import distributed, records
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "slurm"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TORCHRUN += ["-m", "bench"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+ACCELERATE += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no"]
+ACCELERATE += ["--dynamo_backend=no", "--main_process_port=0", "-m", "bench"]
+# What torchrun does, but its two processes are forks of one that has imported everything.
+FORKED = """
+import sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import bench.launch.single
+from bench.__main__ import main
+
+def work():
+    status = main()
+    if status:
+        sys.exit(status)
+
+rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", **rendezvous), work)()
+"""
+FORK = [sys.executable, "-c", FORKED]
 STRATEGIES = ["ddp", "fsdp2"]
 # Nine examples, four at a time: an epoch's third step has one, so that a process gets none of it.
 UNEVEN = ["task.pairs=9", "trainer.max_steps=8", "trainer.score_steps=[4]"]
@@ -34,20 +54,22 @@ METHODS = {
 }
 METHODS["remora"] += ["trainer.schedule=jagged_cosine"]
 METHODS["relora"] += ["trainer.schedule=jagged_cosine", "method.reset_optimizer=prune"]
+METHODS["fft_tied"] = ["method=fft", "model.architecture.tie_word_embeddings=true"]
+METHODS["mora_tied"] = ["method=mora", "model.architecture.tie_word_embeddings=true"]
 LONG = ["trainer.max_steps=300", "trainer.checkpoint_every=20", "trainer.batch_size=2"]
 MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
 
 
-def two(*arguments: str) -> subprocess.Popen[str]:
-    command = [*TORCHRUN, "-m", "bench", *arguments]
+def two(*arguments: str, launcher: Sequence[str] = TORCHRUN) -> subprocess.Popen[str]:
+    command = [*launcher, *arguments]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     )
 
 
-def in_two(*arguments: str, ok: bool = True) -> str:
+def in_two(*arguments: str, ok: bool = True, launcher: Sequence[str] = TORCHRUN) -> str:
     """What two processes print that train this cell together."""
-    process = two(*arguments)
+    process = two(*arguments, launcher=launcher)
     out, err = process.communicate(timeout=280)
     assert (process.returncode == 0) == ok, err
     return out + err
@@ -79,11 +101,17 @@ def assert_alike(one: records.Record, both: records.Record) -> None:
         assert others[name]["frobenius"] == pytest.approx(layer["frobenius"], rel=1e-2), name
 
 
-def compare(run: Any, tiny: list[str], strategy: str, method: list[str]) -> None:
+def compare(
+    run: Any,
+    tiny: list[str],
+    strategy: str,
+    method: list[str],
+    launcher: Sequence[str] = FORK,
+) -> None:
     folder = Path(tiny[-1].removeprefix("results_dir="))
     arguments = [*UNEVEN, *method]
     spread = [f"distributed={strategy}", "trainer.batch_size=2"]
-    output = in_two(*tiny, *arguments, *spread, "tracker=wandb_offline")
+    output = in_two(*tiny, *arguments, *spread, "tracker=wandb_offline", launcher=launcher)
     assert output.count("1 cell: 1 ok") == 1
     assert output.count("step 8/8") == 1  # the progress of one process
     both = only_record(folder)
@@ -96,6 +124,12 @@ def compare(run: Any, tiny: list[str], strategy: str, method: list[str]) -> None
 
 def test_two_processes_train_as_one(run: Any, tiny: list[str]) -> None:
     compare(run, tiny, "ddp", METHODS["mora"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_every_launcher(launcher: list[str], run: Any, tiny: list[str]) -> None:
+    compare(run, tiny, "ddp", METHODS["lora"], launcher)
 
 
 @pytest.mark.slow
@@ -120,14 +154,14 @@ def test_bf16(strategy: str, run: Any, tiny: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fft", "remora"])
+@pytest.mark.parametrize("method", ["fft_tied", "remora"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_stopped_and_resumed_is_uninterrupted(
     strategy: str, method: str, tiny: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
     arguments = [*tiny, *METHODS[method], *LONG, f"distributed={strategy}"]
-    if method != "fft":
+    if method == "remora":
         arguments.append("method.restart_every=50")
     process = two(*arguments)
     wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")))
@@ -141,10 +175,10 @@ def test_stopped_and_resumed_is_uninterrupted(
     assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= names
     assert "goes on from step" in in_two(*arguments)
     resumed = only_record(folder)
-    in_two(*arguments, f"results_dir={tmp_path / 'calm'}")
+    in_two(*arguments, f"results_dir={tmp_path / 'calm'}", launcher=FORK)
     different = set(records.differences(resumed, only_record(tmp_path / "calm")))
     assert different - MOVES == {"command", "config.results_dir"}
-    assert "1 cell: 1 done before" in in_two(*arguments)
+    assert "1 cell: 1 done before" in in_two(*arguments, launcher=FORK)
 
 
 def test_a_wrong_number_of_processes_is_one_message(run: Any) -> None:
@@ -208,11 +242,11 @@ def test_committed_records_keep_their_cells(root: Path) -> None:
 
     known = {json.loads(f.read_text())["cell"] for f in (root / "results/demo/records").glob("*")}
     with initialize_config_module("conf", version_base="1.3"):
+        overrides = ["experiment=table2_uuid", "scale=laptop"]
         for method in ("fft", "lora", "mora"):
-            overrides = ["experiment=table2_uuid", "scale=laptop", f"method={method}"]
-            assert plan(compose("config", overrides)).cell in known
-            spread = compose("config", [*overrides, "distributed=ddp"])
-            assert plan(spread).cell not in known  # the batch is another
+            assert plan(compose("config", [*overrides, f"method={method}"])).cell in known
+        spread = compose("config", [*overrides, "method=mora", "distributed=ddp"])
+        assert plan(spread).cell not in known  # the batch is another
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 200) -> None:
