@@ -98,7 +98,7 @@ def assert_alike(one: records.Record, both: records.Record) -> None:
     layers, others = (record["spectrum"]["layers"] for record in (one, both))
     assert layers.keys() == others.keys()
     for name, layer in layers.items():
-        assert others[name]["frobenius"] == pytest.approx(layer["frobenius"], rel=1e-2), name
+        assert others[name]["frobenius"] == pytest.approx(layer["frobenius"], rel=1e-4), name
 
 
 def compare(
