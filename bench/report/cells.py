@@ -320,7 +320,8 @@ def _cell(record: records.Record, file: Path) -> Cell:
                     for point in record["curves"]["scores"]
                 ]
             ),
-            merge_error=None if merge is None else merge["max_abs"],
+            # In bf16 it would tell the rounding of the merged weights, not whether merging is exact.
+            merge_error=merge["max_abs"] if merge and merge["dtype"] == "float32" else None,
             spectrum=_spectrum(record["spectrum"]),
             device=environment["device"] or "unknown device",
             precision=environment["precision"] or "unknown precision",

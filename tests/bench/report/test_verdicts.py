@@ -263,6 +263,15 @@ def test_a_number_instead_of_a_method(tmp_path: Path, make: Make) -> None:
     assert found.verdict == "does not hold" and found.arms[1] == "1e-06"
 
 
+def test_the_rounding_of_bf16_is_no_error_of_merging(tmp_path: Path, make: Make) -> None:
+    for seed in (1, 2, 3):
+        audit = {"max_abs": 0.5, "mean_abs": 0.1, "dtype": "bfloat16", "same_argmax": 1.0}
+        records.write(make("mora", seed=seed, merge_audit=audit), tmp_path)
+    exact = claim(b=Arm(value=1e-3), measure="merge_error", margin=0.0)
+    (found,) = judge([exact], collect(tmp_path))
+    assert found.verdict == "undecided" and "the measure taken" in str(found.reason)
+
+
 def spectrum(count: int) -> dict[str, Any]:
     layer = {"kind": "q_proj", "singular_values": [0.2] * count, "above_0.1": count,
              "effective_rank": float(count), "frobenius": 1.0}  # fmt: skip
