@@ -320,7 +320,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
                     for point in record["curves"]["scores"]
                 ]
             ),
-            # In bf16 it would tell the rounding of the merged weights, not whether merging is exact.
+            # In bf16 it tells the rounding of the merged weights, not whether merging is exact.
             merge_error=merge["max_abs"] if merge and merge["dtype"] == "float32" else None,
             spectrum=_spectrum(record["spectrum"]),
             device=environment["device"] or "unknown device",
