@@ -467,13 +467,23 @@ def _with_variant(row: Row, rows: list[Row]) -> Row:
     """Name the settings in which rows of one method differ."""
     peers = [peer for peer in rows if peer.method == row.method]
     keys = sorted({key for peer in peers for key in peer.settings})
-    words = []
+    varying = []
     for key in keys:
         # What merely goes with the rank, such as alpha = 2 r, needs no mention; a name does.
         named = any(isinstance(peer.settings.get(key), str) for peer in peers)
         values = {(None if named else p.rank, json.dumps(p.settings.get(key))) for p in peers}
-        if len(values) > len({rank for rank, _ in values}) and row.settings.get(key) is not None:
-            words.append(_setting(key, row.settings[key]))
+        if len(values) > len({rank for rank, _ in values}):
+            varying.append(key)
+
+    def told(by: list[str]) -> int:
+        return len({json.dumps([peer.settings.get(k) for k in by]) for peer in peers})
+
+    for key in list(varying):
+        # What only some rows have, such as the groups of one operator, may go without saying.
+        others = [k for k in varying if k != key]
+        if any(key not in peer.settings for peer in peers) and told(others) == told(varying):
+            varying = others
+    words = [_setting(k, row.settings[k]) for k in varying if row.settings.get(k) is not None]
     return Row(
         row.method, row.label, row.rank, row.learning_rate, row.settings, row.cells,
         ", ".join(words),

@@ -74,7 +74,9 @@ def read(folder: Path) -> Read:
 
 
 def runs(folder: Path) -> list[Path]:
-    return sorted((folder / "runs" / "wandb").glob("offline-run-*"))
+    """In the order they were made; their names tell it to the second."""
+    found = (folder / "runs" / "wandb").glob("offline-run-*")
+    return sorted(found, key=lambda run: run.stat().st_mtime_ns)
 
 
 # First of all: a key once seen stays known to W&B within its process.

@@ -151,6 +151,20 @@ def test_trials_are_rows_and_variants_are_named(tmp_path: Path, make) -> None:
     ]
 
 
+def test_what_one_variant_alone_has_is_not_named(tmp_path: Path, make) -> None:
+    groups = {"input_groups": "strided", "output_groups": "strided"}
+    records.write(make(settings={"operator": "rotation"}), tmp_path)
+    records.write(make(settings={"operator": "sharing"} | groups), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert [row.name for row in sheet.section.rows] == ["MoRA (rotation)", "MoRA (sharing)"]
+    groups["input_groups"] = "contiguous"
+    records.write(make(settings={"operator": "sharing"} | groups), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    assert [row.name for row in sheet.section.rows] == [
+        "MoRA (contiguous, sharing)", "MoRA (rotation)", "MoRA (strided, sharing)",
+    ]  # fmt: skip
+
+
 def test_what_goes_with_the_rank_is_no_variant(tmp_path: Path, make) -> None:
     for rank, operator in ((8, "rotation"), (64, "sharing")):
         records.write(make("lora", rank, settings={"alpha": 2 * rank}), tmp_path)
