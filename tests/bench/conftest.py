@@ -1,6 +1,10 @@
 """Running cells of the tiny model as a user does: through Hydra, from the configuration on."""
 
-from collections.abc import Callable
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +12,8 @@ import pytest
 import torch
 
 from bench import records
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "slurm"
 
 TINY = (
     "model=tiny", "tracker=none", "task.pairs=8", "trainer.batch_size=4", "trainer.max_steps=6",
@@ -67,3 +73,27 @@ def records_of(tmp_path: Path) -> Callable[[], list[records.Record]]:
         return [records.read(file) for file in records.find(folder)] if folder.exists() else []
 
     return read
+
+
+@pytest.fixture(scope="module")
+def slurm_lab() -> Iterator[Path]:
+    """slurmctld, slurmd and munged, up for a module; a folder that jobs may write to."""
+    if (
+        shutil.which("sbatch") is None
+        or shutil.which("slurmctld", path="/usr/sbin:/usr/bin") is None
+    ):
+        pytest.skip("SLURM is not installed (slurm-wlm slurmctld slurmd munge)")
+    if os.getuid():
+        pytest.skip("SLURM's daemons need root here")
+    # Neither in pytest's folder, which is closed to others, nor with a long path: munge.
+    lab = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
+    lab.chmod(0o755)
+    environment = {"LAB": str(lab), "PORT": str(20000 + os.getpid() % 10000)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(lab / "etc" / "slurm.conf"))
+        try:
+            subprocess.run([SCRIPTS / "up.sh"], env=os.environ | environment, check=True)
+            yield lab
+        finally:
+            subprocess.run([SCRIPTS / "down.sh"], env=os.environ | environment, check=True)
+            shutil.rmtree(lab)

@@ -2,12 +2,9 @@
 
 import importlib.util
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -260,24 +257,12 @@ def wait_for(what: Callable[[], Any], seconds: float = 200) -> None:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Path]:
-    """slurmctld, slurmd and munged, up for a test; a folder that jobs may write to."""
-    if not (shutil.which("sbatch") and shutil.which("slurmctld", path="/usr/sbin:/usr/bin")):
-        pytest.skip("SLURM is not installed (slurm-wlm slurmctld slurmd munge)")
-    if os.getuid():
-        pytest.skip("SLURM's daemons need root here")
-    lab = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-    lab.chmod(0o755)
-    environment = {"LAB": str(lab), "PORT": str(20000 + os.getpid() % 20000)}
-    subprocess.run([SCRIPTS / "up.sh"], env=os.environ | environment, check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(lab / "etc" / "slurm.conf"))
-        patch.setenv("PROCESSES", "2")
-        yield lab
-        subprocess.run(["scancel", "--user=root"])
-        wait_for(lambda: not slurm("squeue", "-h"))
-    subprocess.run([SCRIPTS / "down.sh"], env=os.environ | environment, check=True)
-    shutil.rmtree(lab)
+def cluster(slurm_lab: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The lab, for jobs of two processes; its queue is emptied afterwards."""
+    monkeypatch.setenv("PROCESSES", "2")
+    yield slurm_lab
+    subprocess.run(["scancel", "--user=root"])
+    wait_for(lambda: not slurm("squeue", "-h"))
 
 
 def slurm(*command: str) -> str:

@@ -206,6 +206,16 @@ def signal_at_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], 
     monkeypatch.setattr(Shown, "step", shown)
 
 
+def assert_undisturbed(run: Any, records_of: Any, folder: Path, *arguments: str) -> None:
+    """Nothing but the record is left, and it is that of a run anew."""
+    (record,) = records_of()
+    assert [file.name for file in folder.iterdir()] == [f"{record['cell']}.json"]
+    assert run("force=true", *arguments).status == 0
+    (undisturbed,) = records_of()
+    differences = set(records.differences(record, undisturbed))
+    assert differences - MOVES == {"command", "config.force"}
+
+
 def test_the_command_that_left_goes_on(
     run: Any, records_of: Any, signal_at_step: Callable[[int], None], tmp_path: Path
 ) -> None:
@@ -220,12 +230,7 @@ def test_the_command_that_left_goes_on(
     signal_at_step(0)
     went_on = run(*arguments)
     assert went_on.status == 0 and "goes on from step 4" in went_on.err
-    (record,) = records_of()
-    assert [file.name for file in (tmp_path / "runs").iterdir()] == [f"{record['cell']}.json"]
-    assert run("force=true", *arguments).status == 0
-    (undisturbed,) = records_of()
-    differences = set(records.differences(record, undisturbed))
-    assert differences - MOVES == {"command", "config.force"}
+    assert_undisturbed(run, records_of, tmp_path / "runs", *arguments)
 
 
 def test_a_clock_set_back_costs_nothing(
@@ -246,12 +251,7 @@ def test_a_clock_set_back_costs_nothing(
     signal_at_step(0)
     ended = run(*arguments)
     assert ended.status == 0 and "goes on from step 5" in ended.err
-    (record,) = records_of()
-    assert [file.name for file in (tmp_path / "runs").iterdir()] == [f"{record['cell']}.json"]
-    assert run("force=true", *arguments).status == 0
-    (undisturbed,) = records_of()
-    differences = set(records.differences(record, undisturbed))
-    assert differences - MOVES == {"command", "config.force"}
+    assert_undisturbed(run, records_of, tmp_path / "runs", *arguments)
 
 
 @contextmanager

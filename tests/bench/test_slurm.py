@@ -1,12 +1,9 @@
 """A real SLURM on this machine: arrays, requeues, preemption, cancelling; submitit."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,35 +13,10 @@ import pytest
 
 from bench import records
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_lab")]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "scripts" / "slurm"
 MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """slurmctld, slurmd and munged, up for this module."""
-    if (
-        shutil.which("sbatch") is None
-        or shutil.which("slurmctld", path="/usr/sbin:/usr/bin") is None
-    ):
-        pytest.skip("SLURM is not installed (slurm-wlm slurmctld slurmd munge)")
-    if os.getuid():
-        pytest.skip("SLURM's daemons need root here")
-    # Neither in pytest's folder, which is closed to others, nor with a long path: munge.
-    lab = Path(tempfile.mkdtemp(prefix="lab-", dir="/tmp"))
-    lab.chmod(0o755)
-    environment = {"LAB": str(lab), "PORT": str(20000 + os.getpid() % 10000)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(lab / "etc" / "slurm.conf"))
-        try:
-            subprocess.run([SCRIPTS / "up.sh"], env=os.environ | environment, check=True)
-            yield
-        finally:
-            subprocess.run([SCRIPTS / "down.sh"], env=os.environ | environment, check=True)
-            shutil.rmtree(lab)
 
 
 @pytest.fixture(autouse=True)
