@@ -25,6 +25,7 @@ GENERATORS = ("gsm_symbolic", "chain_sum", "basic_arithmetic")
 # reasoning-gym draws item i of a set from seed + i, so neighbouring seeds give almost the same set:
 # runs lie this far apart, and the test set, the same for all runs, is at 0.
 SEED_STRIDE = 10_000_000
+Options = Mapping[str, Mapping[str, Any]]  # for each generator the arguments of its own
 SPARE_TOKENS = 4  # room for an answer a little longer than the longest right one
 
 
@@ -98,17 +99,28 @@ def item_id(item: Mapping[str, Any]) -> str:
     return f"{meta['source_dataset']}/{meta['source_index']}"
 
 
-def make_items(generators: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` questions, the generators taking turns."""
+def make_items(
+    generators: Sequence[str], count: int, seed: int, options: Options | None = None
+) -> list[dict[str, Any]]:
+    """`count` questions, the generators taking turns. Raises TaskError for wrong options."""
     import reasoning_gym
 
     share = -(-count // len(generators))
-    sets = [reasoning_gym.create_dataset(name, size=share, seed=seed) for name in generators]
+    sets = []
+    for name in generators:
+        chosen = dict((options or {}).get(name, {}))
+        try:
+            sets.append(reasoning_gym.create_dataset(name, size=share, seed=seed, **chosen))
+        except (TypeError, AssertionError, ValueError) as error:
+            raise TaskError(f"task.options.{name} is {chosen}: {error}") from error
     return [data[i] for i in range(share) for data in sets][:count]
 
 
 class MathSymbolicTask(Task):
-    """generators: which of GENERATORS; train_items, test_items: how many questions."""
+    """generators: which of GENERATORS; train_items, test_items: how many questions.
+
+    options: for each generator what reasoning-gym lets one choose (`min_terms`, `max_digits`, ...).
+    """
 
     name = "math_symbolic"
     label = "Symbolic maths"
@@ -118,6 +130,7 @@ class MathSymbolicTask(Task):
         generators: Sequence[str] = GENERATORS,
         train_items: int = 2000,
         test_items: int = 200,
+        options: Options | None = None,
         seed: int = 0,
         data_dir: str | None = None,
         forgetting: Sequence[str] | str = (),
@@ -132,13 +145,20 @@ class MathSymbolicTask(Task):
                 f"task.generators is {list(generators)}; take one or more of "
                 f"{', '.join(GENERATORS)}"
             )
+        strange = sorted(set(options or {}) - set(generators))
+        if strange:
+            raise TaskError(
+                f"task.options names {', '.join(strange)}, which task.generators does not: "
+                f"{', '.join(generators)}"
+            )
         for key, value in (("train_items", train_items), ("test_items", test_items)):
             if not 1 <= value <= SEED_STRIDE:
                 raise TaskError(f"task.{key} is {value}; it must lie between 1 and {SEED_STRIDE}")
         self.generators = list(generators)
-        self.test = make_items(self.generators, test_items, seed=0)
+        self.options = {name: dict(chosen) for name, chosen in (options or {}).items()}
+        self.test = make_items(self.generators, test_items, 0, self.options)
         asked = {item["question"] for item in self.test}
-        train = make_items(self.generators, train_items, seed=(1 + seed) * SEED_STRIDE)
+        train = make_items(self.generators, train_items, (1 + seed) * SEED_STRIDE, self.options)
         self.train = [item for item in train if item["question"] not in asked]
 
     def prepare(self) -> None:
@@ -162,6 +182,10 @@ class MathSymbolicTask(Task):
     def scorers(self) -> list[Scorer]:
         return [SymbolicScorer(self.test)]
 
+    def _described(self, generator: str) -> str:
+        chosen = ", ".join(f"{k}={v}" for k, v in sorted(self.options.get(generator, {}).items()))
+        return f"{generator} ({chosen})" if chosen else generator
+
     def data_card(self) -> list[dict[str, Any]]:
         from importlib.metadata import version
 
@@ -174,7 +198,7 @@ class MathSymbolicTask(Task):
             "columns": ["question", "answer"],
             "path": None,
         }
-        made = f"generators: {', '.join(self.generators)}"
+        made = f"generators: {', '.join(map(self._described, self.generators))}"
         cards: list[dict[str, Any]] = [
             {
                 "name": f"math_symbolic/{split}",

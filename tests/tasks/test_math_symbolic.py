@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -102,3 +103,28 @@ def test_the_card_reports_overlap(task: MathSymbolicTask) -> None:
 def test_refuses_bad_settings(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(TaskError, match=words):
         MathSymbolicTask(**settings)
+
+
+def test_options_make_the_questions_of_a_generator_easier_and_are_on_its_card() -> None:
+    easy = MathSymbolicTask(
+        generators=["chain_sum"],
+        options={"chain_sum": {"min_terms": 2, "max_terms": 2, "max_digits": 1}},
+        train_items=40,
+        test_items=10,
+    )
+    sums = [re.search(r"problem: (.*) =", item["question"]) for item in easy.test]
+    assert all(found and re.fullmatch(r"\d [+-] \d", found[1]) for found in sums)
+    assert "chain_sum (max_digits=1, max_terms=2, min_terms=2)" in easy.data_card()[0]["notes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gsm_symbolic": {}}, "options names gsm_symbolic"),
+        ({"chain_sum": {"terms": 2}}, r"options.chain_sum is \{'terms': 2\}: .*terms"),
+        ({"chain_sum": {"min_terms": 0}}, "options.chain_sum"),
+    ],
+)
+def test_wrong_options_are_told(options: dict[str, dict[str, int]], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        MathSymbolicTask(generators=["chain_sum"], options=options, train_items=4, test_items=4)
