@@ -4,24 +4,32 @@ A section is a setting (task, model, scale, device, precision, reported or valid
 rows are what is compared in it (method, rank, learning rate, everything else the method and the
 trainer were told); a row's cells differ in nothing but the seed. So nothing is ever averaged
 over different models, tasks or settings.
+
+Beside records may lie a notes.yaml that says what their numbers can't:
+
+    times: why their seconds are no measurements; the report then shows none and judges none
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from bench import records
 from bench.errors import UserError
 
 Array = NDArray[np.float64]
+
+NOTES = "notes.yaml"
+_TIMES = ("setup_seconds", "training_seconds", "scoring_seconds", "tokens_per_second")
 
 # Keys of settings that say where, when or with which seed, not what is computed.
 _NOT_SETTINGS = {
@@ -109,6 +117,7 @@ class Cell:
     precision: str
     threads: int | None
     git: str
+    untimed: str = ""  # why its seconds are left out
 
     @property
     def ok(self) -> bool:
@@ -241,15 +250,19 @@ class Collection:
 
 
 def collect(path: str | Path) -> Collection:
-    """Read all records below the path. Raises UserError where there is none to read.
+    """Read all records below the path. Raises UserError where there is none to read,
+    or where a notes.yaml says what nobody understands.
 
     Files that are no whole record are refused, named in `refused`, and the rest goes on.
     """
     found = Collection(str(path))
     first: dict[str, Cell] = {}
+    noted = cache(_noted)
     for file in records.find(path):
+        reason = noted(file.parent)
         try:
             cell = _cell(records.read(file, head_only=True), file)
+            cell = _without_times(cell, reason) if reason else cell
         except UserError as error:
             found.refused.append(str(error))
             continue
@@ -332,6 +345,27 @@ def _cell(record: records.Record, file: Path) -> Cell:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
         records.check(record, file)
         raise UserError(f"{file}: {type(error).__name__} {error}") from None
+
+
+def _noted(folder: Path) -> str:
+    """Why the seconds of the folder's records are no measurements; empty where they are."""
+    file = folder / NOTES
+    if not file.is_file():
+        return ""
+    try:
+        said = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: {error}") from None
+    if not isinstance(said, dict) or set(said) != {"times"} or not isinstance(said["times"], str):
+        raise UserError(f"{file}: it must say `times: <why these records' seconds do not count>`")
+    return " ".join(said["times"].split())
+
+
+def _without_times(cell: Cell, reason: str) -> Cell:
+    cost = {key: None if key in _TIMES else value for key, value in cell.cost.items()}
+    train, scores = ({k: v for k, v in part.items() if k != "seconds"}
+                     for part in (cell.train, cell.scores))  # fmt: skip
+    return replace(cell, cost=cost, train=train, scores=scores, untimed=reason)
 
 
 def _averaged(metrics: Mapping[str, Any], scores: Any) -> tuple[str, ...]:

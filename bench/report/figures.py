@@ -288,7 +288,7 @@ _AGAINST = (
 
 
 def score_figure(section: Section, metric: str | None) -> Figure | None:
-    """The metric against steps, tokens and seconds, with the chance level."""
+    """The metric against steps, tokens and seconds (if they count), with the chance level."""
     if metric is None:
         return None
     rows, note = drawable(section, metric)
@@ -302,8 +302,9 @@ def score_figure(section: Section, metric: str | None) -> Figure | None:
         named = entries(rows, styles)
         if example.chance is not None:
             named.insert(len(rows), Line2D([], [], label="chance level", **_CHANCE))
-        figure, axes = frame(section, [3.7, 3.7, 3.7], named, note)
-        for panel, (x, label) in zip(axes, _AGAINST, strict=True):
+        against = [a for a in _AGAINST if any(a[0] in c.scores for row in rows for c in row.cells)]
+        figure, axes = frame(section, [3.7] * len(against), named, note)
+        for panel, (x, label) in zip(axes, against, strict=True):
             _draw(panel, rows, styles, "scores", x, f"metrics.{metric}", scale)
             panel.set_xlabel(label)
             panel.set_xlim(left=0)

@@ -12,7 +12,7 @@ CAPTIONS = {
     "loss": "Training loss against optimiser steps",
     "spectrum": "Singular values of ΔW; by layer kind, how many exceed 0.1 and the effective rank",
     "forgetting": "What was learned against what was forgotten",
-    "cost": "Final score against training time, memory and trainable parameters",
+    "cost": "Final score against what it cost",
     "learning_rate": "Final score against the learning rate: its peak, and how wide it is",
 }
 
@@ -58,7 +58,7 @@ def changes(report: Report, out: Path) -> list[str]:
 def caption(figure: Path) -> str:
     """What the figure shows, by its file's name."""
     name = figure.stem.rsplit("-", 1)[-1]
-    return CAPTIONS.get(name, f"{name.replace('_', ' ')} against steps, tokens and seconds")
+    return CAPTIONS.get(name, f"{name.replace('_', ' ')} along the run")
 
 
 def _figures(report: Report, sheet: Sheet, out: Path) -> list[Path]:

@@ -134,7 +134,7 @@ def pareto(
 
 
 def cost_figure(section: Section, metric: str | None) -> Figure | None:
-    """The final metric against training time, peak memory and trainable parameters."""
+    """The final metric against training time (if it counts), peak memory and parameters."""
     if metric is None:
         return None
     rows, note = drawable(section, metric)
@@ -144,8 +144,9 @@ def cost_figure(section: Section, metric: str | None) -> Figure | None:
     example = section.metrics[metric]
     with plt.style.context(STYLE):
         styles = looks(rows)
-        figure, panels = frame(section, [3.7, 3.7, 3.7], _points_legend(rows, styles), note)
-        for axes, (label, costs) in zip(panels, _costs(rows, metric).items(), strict=True):
+        costs_of = _costs(rows, metric)
+        figure, panels = frame(section, [3.7] * len(costs_of), _points_legend(rows, styles), note)
+        for axes, (label, costs) in zip(panels, costs_of.items(), strict=True):
             for row, look, xs in zip(rows, styles, costs, strict=True):
                 ys = [
                     scaled(example, c.metrics[metric].value) for c in row.ok if metric in c.metrics
@@ -168,8 +169,9 @@ def _costs(rows: Sequence[Row], metric: str) -> dict[str, list[list[float]]]:
     def of(key: str, unit: float) -> list[list[float]]:
         return [[(cell.cost[key] or 0.0) / unit for cell in group] for group in cells]
 
-    return {
-        "training time (s)": of("training_seconds", 1.0),
+    untimed = any(cell.untimed for group in cells for cell in group)
+    times = {} if untimed else {"training time (s)": of("training_seconds", 1.0)}
+    return times | {
         "peak memory (GiB)": of("peak_memory_bytes", 2**30),
         "trainable parameters": [[float(c.trainable or 0) for c in group] for group in cells],
     }

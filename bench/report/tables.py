@@ -211,9 +211,11 @@ def _cost(section: Section) -> Part:
         return [Value(_mean((cell.cost[key] for cell in row.ok), show)) for row in section.rows]
 
     part: Part = [
-        (Column("tokens/s"), column("tokens_per_second", lambda v: f"{v:,.0f}")),
         (Column("peak\nmemory\n(GiB)"), column("peak_memory_bytes", lambda v: f"{v / 2**30:.2f}")),
     ]
+    if not all(cell.untimed for cell in section.cells):
+        speed = column("tokens_per_second", lambda v: f"{v:,.0f}")
+        part.insert(0, (Column("tokens/s"), speed))
     return _with_first(section, part, None)
 
 
@@ -320,6 +322,10 @@ def _short_commit(git: str) -> str:
     return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", git)
 
 
+def _untimed(section: Section) -> list[str]:
+    return sorted({cell.untimed for cell in section.cells if cell.untimed})
+
+
 def notes(section: Section, main: str | None) -> list[str]:
     """What must be said below the table: warnings first, then cells that have no result."""
     said = _budgets(section) + _unequal(section) + _rates(section, main)
@@ -340,6 +346,7 @@ def notes(section: Section, main: str | None) -> list[str]:
             f"the paper's numbers ({paper.CITATION}, {beside.source}) were measured on "
             f"{beside.setting}, not on {section.model_label}"
         )
+    said += [f"seconds are left out: {why}" for why in _untimed(section)]
     said += [_sentence(row, cell) for row in section.rows for cell in row.cells if not cell.ok]
     return said
 

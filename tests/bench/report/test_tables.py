@@ -11,8 +11,9 @@ import pytest
 
 from bench import records, report
 from bench.errors import UserError
-from bench.report import paper, render, tables
+from bench.report import figures, paper, plots, render, tables, verdicts
 from bench.report.cells import collect, format_rate
+from bench.report.claims import load as load_claims
 
 
 def sheets(folder: Path, metric: str | None = None) -> list[report.Sheet]:
@@ -202,6 +203,33 @@ def test_validation_seeds_are_kept_apart(study: Path, make) -> None:
     assert len(reported.section.cells) == 9
     assert len(validation.section.cells) == 1
     assert "they choose learning rates and are not results" in validation.table.title
+
+
+def test_seconds_that_do_not_count_are_left_out_everywhere(study: Path) -> None:
+    def panels() -> list[int]:
+        section = collect(study).sections()[0]
+        drawn = figures.score_figure(section, "accuracy"), plots.cost_figure(section, "accuracy")
+        return [len(figure.axes) for figure in drawn if figure is not None]
+
+    claims = [claim for claim in load_claims() if claim.id == "time_mora_like_lora"]
+    assert "tokens/s" in fields(sheets(study)[0])[0]
+    assert panels() == [3, 3]
+    assert any(made.estimate is not None for made in verdicts.judge(claims, collect(study)))
+    (study / "notes.yaml").write_text("times: >-\n  halted for minutes\n  at a time\n")
+    (sheet,) = sheets(study)
+    assert "tokens/s" not in fields(sheet)[0]
+    assert "seconds are left out: halted for minutes at a time" in sheet.table.notes
+    assert panels() == [2, 2]
+    (made,) = verdicts.judge(claims, collect(study))
+    assert made.estimate is None
+    assert made.reason.startswith("no comparable cells")
+
+
+@pytest.mark.parametrize("said", ["times: 3", "time: why", "- times", "times: [", ""])
+def test_a_note_that_says_nothing_known_is_refused(study: Path, said: str) -> None:
+    (study / "notes.yaml").write_text(said)
+    with pytest.raises(UserError, match=r"notes\.yaml"):
+        collect(study)
 
 
 def test_unequal_budgets_are_said(study: Path, make) -> None:
