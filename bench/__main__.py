@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv[1:] = arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if refusal := outcomes.refuse_unsweepable(sys.argv[1:]):
+    if refusal := outcomes.refuse(sys.argv[1:]):
         print(refusal, file=sys.stderr)
         return outcomes.STATUS["refused"]
     launch.register()

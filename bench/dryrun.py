@@ -81,7 +81,7 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
 
     Raises Hydra's and OmegaConf's exceptions, or UserError, for what cannot be composed.
     """
-    if refusal := outcomes.refuse_unsweepable(overrides):
+    if refusal := outcomes.refuse(overrides):
         raise UserError(refusal)
     grid, jobs = compose(overrides)
     if not jobs:

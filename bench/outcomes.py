@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 from bench import distributed
@@ -48,11 +49,20 @@ def add(outcome: Outcome) -> None:
     _outcomes.append(outcome)
 
 
-def refuse_unsweepable(arguments: Sequence[str]) -> str | None:
-    """Why a grid cannot be: Hydra silently expands neither grid of experiment=a,b."""
+def refuse(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the command line where Hydra says nothing, or only a traceback."""
     for argument in arguments:
         if argument.lstrip("+").startswith("experiment=") and "," in argument:
             return f"{argument}: name one experiment a command; each has a grid of its own."
+        group, _, chosen = argument.lstrip("+").partition("=")
+        folder = files("conf") / group
+        if not group.isidentifier() or not folder.is_dir():
+            continue
+        for name in chosen.split(","):
+            if name.lower() in ("null", "true", "false", "") or name.lstrip("+-").isdigit():
+                known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir()
+                               if f.name[0] not in "_.")  # fmt: skip
+                return f"{argument}: there is no {group} '{name}'; choose {' | '.join(known)}"
     return None
 
 

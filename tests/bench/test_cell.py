@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers.integrations.integration_utils  # noqa: F401  (prints WANDB_MODE on import)
 
 from bench import records
 
@@ -86,6 +87,8 @@ def test_what_does_not_change_the_result_is_the_same_cell(run: Any, records_of: 
         (["device=tpu"], "device=tpu is not on this machine"),
         (["tracker.mode=foo"], "tracker.mode=foo is unknown"),
         (["-m", "experiment=none,table2_uuid"], "name one experiment a command"),
+        (["method=5"], "method=5: there is no method '5'; choose asylora | dora"),
+        (["-m", "method=fft,null"], "there is no method 'null'"),
         (["method._target_=os.system"], "_target_: os.system is refused"),
         (["method._target_=tasks.data.os.system"], "_target_: tasks.data.os.system cannot be"),
         (["method._target_=tasks.data.load_dataset"], "tasks.data.load_dataset"),
