@@ -211,15 +211,18 @@ def table(judgements: Sequence[Judgement]) -> Table:
 
 
 def waiting(judgements: Sequence[Judgement]) -> list[str]:
-    """Why the rest is undecided: a line for each reason in each setting, with its claims."""
-    reasons: dict[str, list[str]] = {}
+    """Why the rest is undecided: a line for each setting and protocol; the CSV has each reason."""
+    known: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
     for j in judgements:
         if j.estimate is None:
-            where = f"{j.setting}, {j.protocol}: " if j.setting else ""
-            known = reasons.setdefault(f"{where}{j.reason}", [])
-            if j.claim.id not in known:
-                known.append(j.claim.id)
-    return [f"{why}: {', '.join(ids)}" for why, ids in sorted(reasons.items())]
+            key = (j.setting, j.protocol) if j.setting else ("", j.reason)
+            reasons, claims = known.setdefault(key, ({}, {}))
+            reasons.update(dict.fromkeys(j.reason.split("; ")))
+            claims[j.claim.id] = None
+    return [
+        f"{f'{setting}, {protocol}: ' if setting else ''}{'; '.join(reasons)}: {', '.join(claims)}"
+        for (setting, protocol), (reasons, claims) in sorted(known.items(), key=lambda k: k[0])
+    ]
 
 
 # ---------------------------------------------------------------------------- CSV
