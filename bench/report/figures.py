@@ -327,8 +327,8 @@ def _chance(axes: Sequence[Axes], level: float, unit: str) -> None:
         panel.axhline(level, zorder=1, **_CHANCE)
     words = f"chance {format_number(level, unit)}{' %' if unit == 'fraction' else ''}"
     axes[0].annotate(
-        words, (0.99, level), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8.5, color="#333333",
+        words, (0.01, level), xycoords=("axes fraction", "data"),
+        xytext=(0, 3), textcoords="offset points", ha="left", fontsize=8.5, color="#333333",
     )  # fmt: skip
 
 

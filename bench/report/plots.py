@@ -5,7 +5,7 @@ Each is drawn only where the records hold its numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,6 +20,9 @@ from bench.report.figures import STYLE, Look, drawable, entries, frame, literal,
 from bench.report.tables import scaled, unit_label
 
 THRESHOLD = 0.1  # the paper's Fig. 5 counts singular values above it
+
+
+ROUNDING = 1e-6  # of the largest singular value; below it lies fp32's noise
 
 
 def spectrum_figure(section: Section, metric: str | None) -> Figure | None:
@@ -39,7 +42,8 @@ def spectrum_figure(section: Section, metric: str | None) -> Figure | None:
             values = np.mean([v[:kept] for v in found], axis=0)
             every = max(1, kept // 8)
             keywords = look.keywords() | {"markevery": ((3 * i) % every, every)}
-            left.plot(np.arange(1, kept + 1), np.where(values > 0, values, np.nan), **keywords)
+            shown = np.where(values > ROUNDING * values.max(), values, np.nan)
+            left.plot(np.arange(1, kept + 1), shown, **keywords)
         left.set_yscale("log")
         left.axhline(THRESHOLD, color="#555555", linestyle=(0, (1, 2)), linewidth=1.3)
         left.annotate(
@@ -178,7 +182,10 @@ def _costs(rows: Sequence[Row], metric: str) -> dict[str, list[list[float]]]:
 
 
 def rate_figure(section: Section, metric: str | None) -> Figure | None:
-    """The final metric against the learning rate: how good the best is, and how wide the good."""
+    """The final metric against the learning rate: how good the best is, and how wide the good.
+
+    Beside it, where it was measured, what each rate makes the model forget.
+    """
     if metric is None:
         return None
     lines: dict[tuple[str, str, int | None], list[Row]] = {}
@@ -199,25 +206,37 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
                       label="a cell diverged or failed")  # fmt: skip
         if any(not cell.ok for cell in section.cells):
             named.append(lost)
-        figure, (axes,) = frame(section, [7.2], named, "")
-        for rows, look in zip(arms, styles, strict=True):
-            _rate_line(axes, rows, look, metric, section)
-        axes.set_xscale("log")
+        parts: list[tuple[str, Callable[[Row], list[float]]]] = [
+            (
+                f"final {unit_label(metric, example)}",
+                lambda row: [scaled(example, v) for v in row.values(metric)],
+            )
+        ]
+        if any(cell.forgetting is not None for cell in section.cells):
+            parts.append(("forgotten: mean drop (% of before)", _forgotten))
+        figure, panels = frame(section, [7.2 if len(parts) == 1 else 5.0] * len(parts), named, "")
         rates = sorted({row.learning_rate for rows in arms for row in rows if row.learning_rate})
-        if len(rates) <= 10:
-            axes.set_xticks(rates, [format_rate(rate) for rate in rates], rotation=40)
-            axes.set_xticks([], minor=True)
-        axes.set(xlabel="learning rate", ylabel=literal(f"final {unit_label(metric, example)}"))
+        for axes, (label, values) in zip(panels, parts, strict=True):
+            for rows, look in zip(arms, styles, strict=True):
+                _rate_line(axes, rows, look, values)
+            axes.set_xscale("log")
+            if len(rates) <= 10:
+                axes.set_xticks(rates, [format_rate(rate) for rate in rates], rotation=40)
+                axes.set_xticks([], minor=True)
+            axes.set(xlabel="learning rate", ylabel=literal(label))
+        if len(parts) > 1:
+            panels[1].set_yscale("symlog", linthresh=1)  # from gains to several times the loss
     return figure
 
 
-def _rate_line(axes: Axes, rows: Sequence[Row], look: Look, metric: str, section: Section) -> None:
-    example = section.metrics[metric]
-    known = [
-        (float(row.learning_rate or 0), [scaled(example, v) for v in row.values(metric)])
-        for row in rows
-        if row.values(metric)
-    ]
+def _forgotten(row: Row) -> list[float]:
+    return [100 * cell.forgetting for cell in row.ok if cell.forgetting is not None]
+
+
+def _rate_line(
+    axes: Axes, rows: Sequence[Row], look: Look, values_of: Callable[[Row], list[float]]
+) -> None:
+    known = [(float(row.learning_rate or 0), v) for row in rows if (v := values_of(row))]
     if known:
         rates = [rate for rate, _ in known]
         means = [float(np.mean(values)) for _, values in known]
@@ -229,8 +248,8 @@ def _rate_line(axes: Axes, rows: Sequence[Row], look: Look, metric: str, section
     for row in rows:
         if any(not cell.ok for cell in row.cells):
             # At its mean where some seeds came through, else at the bottom.
-            values = row.values(metric)
-            y = scaled(example, float(np.mean(values))) if values else axes.get_ylim()[0]
+            values = values_of(row)
+            y = float(np.mean(values)) if values else axes.get_ylim()[0]
             axes.plot([float(row.learning_rate or 0)], [y], color=look.colour, **_CROSS)
 
 

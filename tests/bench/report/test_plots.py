@@ -86,9 +86,11 @@ def test_forgetting_and_its_pareto_front(tmp_path: Path, make) -> None:
 def test_rates(tmp_path: Path, make) -> None:
     figure = plots.rate_figure(full(make, tmp_path), "accuracy")
     assert figure is not None
-    (axes,) = figure.axes
+    axes, forgotten = figure.axes
     assert [line.get_marker() for line in axes.lines] == ["o", "^", "x"]
     assert axes.lines[2].get_xdata() == [2e-3]  # where a seed diverged
+    assert forgotten.get_ylabel() == "forgotten: mean drop (% of before)"
+    assert forgotten.lines[0].get_ydata() == pytest.approx([30, 35])
     assert labels(figure) == ["FFT", "MoRA r=8", "a cell diverged or failed"]
 
 
