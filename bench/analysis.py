@@ -13,6 +13,7 @@ from methods.base import adapted_layers
 from tasks.generation import device_of, evaluating
 
 KEPT = 512  # singular values a layer
+DIGITS = 6  # of a singular value, and zero below as many of the largest: fp32 knows no more
 PROBES = 4  # training examples in the merge audit
 
 
@@ -31,11 +32,21 @@ def _layer(name: str, delta: Tensor) -> dict[str, Any]:
     entropy = -(share * share.clamp(min=1e-30).log()).sum()
     return {
         "kind": name.rsplit(".", 1)[-1],
-        "singular_values": values[:KEPT].tolist(),
+        "singular_values": known_digits(values[:KEPT].tolist()),
         "above_0.1": int((values > 0.1).sum()),
         "effective_rank": float(entropy.exp()) if float(values.sum()) > 0 else 0.0,
         "frobenius": float(values.square().sum().sqrt()),
     }
+
+
+def known_digits(values: list[float]) -> list[float]:
+    """Singular values, descending, without the digits that are noise.
+
+    >>> known_digits([0.123456789, 1e-9])
+    [0.123457, 0.0]
+    """
+    least = 10.0**-DIGITS * max(values, default=0.0)
+    return [float(f"{value:.{DIGITS}g}") if value > least else 0.0 for value in values]
 
 
 def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Each is drawn only where the records hold its numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -220,7 +221,8 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
             for rows, look in zip(arms, styles, strict=True):
                 _rate_line(axes, rows, look, values)
             axes.set_xscale("log")
-            if len(rates) <= 10:
+            apart = all(b > 1.5 * a for a, b in pairwise(rates))
+            if len(rates) <= 10 and apart:
                 axes.set_xticks(rates, [format_rate(rate) for rate in rates], rotation=40)
                 axes.set_xticks([], minor=True)
             axes.set(xlabel="learning rate", ylabel=literal(label))
