@@ -227,7 +227,9 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
                 axes.set_xticks([], minor=True)
             axes.set(xlabel="learning rate", ylabel=literal(label))
         if len(parts) > 1:
+            low, high = panels[1].dataLim.intervaly
             panels[1].set_yscale("symlog", linthresh=1)  # from gains to several times the loss
+            panels[1].set_ylim(min(-1.0, 2 * low), max(1.0, 2 * high))
     return figure
 
 
