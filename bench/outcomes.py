@@ -55,13 +55,12 @@ def refuse(arguments: Sequence[str]) -> str | None:
         if argument.lstrip("+").startswith("experiment=") and "," in argument:
             return f"{argument}: name one experiment a command; each has a grid of its own."
         group, _, chosen = argument.lstrip("+").partition("=")
-        folder = files("conf") / group
-        if not group.isidentifier() or not folder.is_dir():
+        if not group.isidentifier() or not (folder := files("conf") / group).is_dir():
             continue
         for name in chosen.split(","):
             if name.lower() in ("null", "true", "false", "") or name.lstrip("+-").isdigit():
-                known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir()
-                               if f.name[0] not in "_.")  # fmt: skip
+                found = sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))
+                known = [file.removesuffix(".yaml") for file in found if file[0] != "_"]
                 return f"{argument}: there is no {group} '{name}'; choose {' | '.join(known)}"
     return None
 
