@@ -15,13 +15,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from bench import interrupts, launch, outcomes
+from bench import sweep
+from bench.run import interrupts
+from bench.sweep import outcomes
 
 
 @hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
 def app(cfg: DictConfig) -> None:
-    """One cell; grids go through bench/launch."""
-    from bench.launch.single import run  # heavy, after Hydra has refused what it can refuse
+    """One cell; grids go through bench/sweep."""
+    from bench.sweep.single import run  # heavy, after Hydra has refused what it can refuse
 
     outcomes.add(run(cfg, outcomes.command_line(HydraConfig.get().overrides.task)))
 
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if refusal := outcomes.refuse(sys.argv[1:]):
         print(refusal, file=sys.stderr)
         return outcomes.STATUS["refused"]
-    launch.register()
+    sweep.register()
     again = outcomes.command_line(sys.argv[1:])
     try:
         with interrupts.handled():

@@ -21,13 +21,14 @@ from hydra import compose, initialize_config_module
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from bench import device, models, records
-from bench.attempt import attempt
-from bench.build import build
-from bench.claiming import Watcher
-from bench.plan import Plan, plan
-from bench.progress import Progress
-from bench.training import IGNORED, Collator, head_only_where
+from bench import records
+from bench.run import device, models
+from bench.run.build import build
+from bench.run.plan import Plan, plan
+from bench.run.progress import Progress
+from bench.run.training import IGNORED, Collator, head_only_where
+from bench.sweep.attempt import attempt
+from bench.sweep.leases import Watcher
 from methods import Method
 from tasks import Task
 

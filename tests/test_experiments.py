@@ -22,13 +22,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bench import models, training
-from bench.build import build
 from bench.dryrun import combinations
-from bench.estimate import DEVICES, estimate
-from bench.launch.grid import Composer
-from bench.plan import Plan, plan
-from bench.report import paper
+from bench.judge import paper
+from bench.run import models, training
+from bench.run.build import build
+from bench.run.plan import Plan, plan
+from bench.sweep.estimate import DEVICES, estimate
+from bench.sweep.grid import Composer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").glob("*.yaml") if f.stem != "none")

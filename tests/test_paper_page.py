@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 
-from bench.report import claims
+from bench.judge import claims
 from bench.report.__main__ import _parser as report_parser
 
 ROOT = Path(__file__).resolve().parent.parent

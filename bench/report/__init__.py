@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import UserError
+from bench.judge.cells import Collection, Section, collect
+from bench.judge.claims import Claim
 from bench.report import render, tables
-from bench.report.cells import Collection, Section, collect
-from bench.report.claims import Claim
 
 if TYPE_CHECKING:
-    from bench.report.verdicts import Judgement
+    from bench.judge.verdicts import Judgement
 
 __all__ = ["Report", "Sheet", "collect", "make", "text"]
 
@@ -71,7 +71,7 @@ def make(
     ]
     judgements = []
     if claims:
-        from bench.report import verdicts  # scipy takes a second to import
+        from bench.judge import verdicts  # scipy takes a second to import
 
         judgements = verdicts.judge(claims, found)
     return Report(command, sheets, _warnings(found), judgements)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from bench import report
 from bench.errors import UserError
-from bench.report import claims, files
+from bench.judge import claims
+from bench.report import files
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -25,8 +25,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from bench.report import paper
-from bench.report.cells import Array, Cell, Metric, Row, Section
+from bench.judge import paper
+from bench.judge.cells import Array, Cell, Metric, Row, Section
 from bench.report.tables import format_number, unit_label
 
 STYLE = Path(__file__).with_name("style.mplstyle")

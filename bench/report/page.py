@@ -16,10 +16,10 @@ import numpy as np
 
 from bench import records
 from bench.errors import UserError
+from bench.judge.cells import Array, Cell, format_rate
+from bench.judge.verdicts import FAILS, HOLDS, Judgement
 from bench.report import Report, Sheet, files, render, verdict_sheet
-from bench.report.cells import Array, Cell, format_rate
 from bench.report.tables import count
-from bench.report.verdicts import FAILS, HOLDS, Judgement
 
 CELLS_SHOWN = 2_000  # more than these make a page that no browser likes
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"

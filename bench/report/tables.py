@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from bench.report import paper
-from bench.report.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
-from bench.report.rates import Candidate, best
+from bench.judge import paper
+from bench.judge.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
+from bench.judge.rates import Candidate, best
 from bench.report.render import DASH, Column, Table, Value
 
 STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all

@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from bench.report.claims import Claim
-from bench.report.intervals import LEVEL
+from bench.judge.claims import Claim
+from bench.judge.intervals import LEVEL
+from bench.judge.verdicts import FEWEST_SEEDS, UNDECIDED, Judgement
 from bench.report.render import DASH, Column, Table, Value
 from bench.report.tables import count
-from bench.report.verdicts import FEWEST_SEEDS, UNDECIDED, Judgement
 
 TITLE = "Claims"
 _RELATION = {

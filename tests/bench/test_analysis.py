@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from bench import analysis, records
+from bench import records
+from bench.run import analysis
 
 
 def test_spectrum_of_a_known_matrix() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import checkpoints
 from bench.errors import UserError
+from bench.run import checkpoints
 
 
 @dataclass

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from torch.utils.data import BatchSampler
 
-from bench import distributed, records
+from bench import records
+from bench.run import distributed
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts" / "slurm"
@@ -26,7 +27,7 @@ ACCELERATE += ["--dynamo_backend=no", "--main_process_port=0", "-m", "bench"]
 FORKED = """
 import sys
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-import bench.launch.single
+import bench.sweep.single
 from bench.__main__ import main
 
 def work():
@@ -235,7 +236,7 @@ def test_committed_records_keep_their_cells(root: Path) -> None:
     """Keys of conf/distributed make no new cell out of one that a single process trains."""
     from hydra import compose, initialize_config_module
 
-    from bench.plan import plan
+    from bench.run.plan import plan
 
     known = {json.loads(f.read_text())["cell"] for f in (root / "results/demo/records").glob("*")}
     with initialize_config_module("conf", version_base="1.3"):

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from bench import dryrun, estimate, models, records
-from bench.build import build
+from bench import records
+from bench.run import models
+from bench.run.build import build
+from bench.sweep import dryrun, estimate
 from methods import Method
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from bench import models, wheel
 from bench.errors import UserError
+from bench.run import models, wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
@@ -269,7 +269,7 @@ def test_hub_out_of_reach_is_one_message(name: str) -> None:
 def test_hub_that_refuses_connections_is_one_message() -> None:
     """Online, but nobody there: no stack of retries."""
     code = (
-        "from bench import models\n"
+        "from bench.run import models\n"
         "try:\n"
         "    models.check({'name': 'x', 'label': 'x', 'kind': 'hub', 'source': 'a/b',"
         " 'attention': 'sdpa'})\n"
@@ -525,7 +525,7 @@ def test_real_conversion_twice_at_once(tmp_path: Path) -> None:
         "MORA_BENCH_WHEEL": str(source.path or wheel._fetched(source)),
     }
     code = (
-        "import torch; from omegaconf import OmegaConf; from bench import models\n"
+        "import torch; from omegaconf import OmegaConf; from bench.run import models\n"
         "cfg = OmegaConf.load('conf/model/smollm2_135m_wheel.yaml')\n"
         "cpu = torch.device('cpu')\n"
         "print(models.load(cfg, dtype=torch.bfloat16, device=cpu, seed=0).card['dtype'])\n"

@@ -19,9 +19,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench import checkpoints, claiming, interrupts, models, records, training
-from bench.device import Placement
-from bench.progress import Shown
+from bench import records
+from bench.run import checkpoints, interrupts, models, training
+from bench.run.device import Placement
+from bench.run.progress import Shown
+from bench.sweep import leases
 from methods import Method
 from methods.fft import FFT
 from methods.lora import LoRA
@@ -225,7 +227,7 @@ def test_the_command_that_left_goes_on(
     assert left.status == 75 and left.out == ""
     assert "stopped: received SIGTERM; it can be resumed" in left.err
     assert "again: python -m bench" in left.err and "Traceback" not in left.err
-    (folder,) = (tmp_path / "runs").iterdir()  # neither claim nor record
+    (folder,) = (tmp_path / "runs").iterdir()  # neither lease nor record
     assert folder.suffix == ".checkpoints"
     signal_at_step(0)
     went_on = run(*arguments)
@@ -241,11 +243,11 @@ def test_a_clock_set_back_costs_nothing(
     signal_at_step(4)
     assert run(*arguments).status == 75
     (folder,) = (tmp_path / "runs").iterdir()
-    who = claiming._who() | {"process_start": 0, "token": "dead"}
-    folder.with_suffix(".claim").write_bytes(claiming._encode(who))
+    who = leases._who() | {"process_start": 0, "token": "dead"}
+    folder.with_suffix(".lease").write_bytes(leases._encode(who))
     older, newer = sorted(folder.iterdir(), key=checkpoints.step)
     assert newer.name == "checkpoint-5"
-    for path in (*folder.rglob("*"), folder, folder.with_suffix(".claim"), older, *older.iterdir()):
+    for path in (*folder.rglob("*"), folder, folder.with_suffix(".lease"), older, *older.iterdir()):
         ahead = time.time() + 3600 * (2 if older in (path, path.parent) else 1)
         os.utime(path, (ahead, ahead))
     signal_at_step(0)
@@ -267,7 +269,7 @@ def files_up_to(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def no_room(folder: Path) -> Iterator[None]:
-    """A disk with room for the claim, and little else."""
+    """A disk with room for the lease, and little else."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
@@ -288,7 +290,7 @@ def test_a_full_disk_is_one_message_and_no_half_record(
         ended = run(*arguments)
         assert ended.status == 2 and "Make room" in ended.err and "Traceback" not in ended.err
         assert "checkpoint at step 3 not written" in caplog.text
-        assert records_of() == [] and list(folder.glob(".*")) + list(folder.glob("*.claim")) == []
+        assert records_of() == [] and list(folder.glob(".*")) + list(folder.glob("*.lease")) == []
         (folder / "other").unlink(missing_ok=True)
         if disk is no_room:  # room for the record, not for a checkpoint
             assert run(*arguments).status == 0 and len(records_of()) == 1
@@ -307,7 +309,7 @@ def test_killed_as_a_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
     killed.kill()
     killed.wait()
     left = sorted(file.suffix for file in (tmp_path / "runs").iterdir())
-    assert left == [".checkpoints", ".claim"]  # nobody had the time to tidy up
+    assert left == [".checkpoints", ".lease"]  # nobody had the time to tidy up
     done = run(*cell)
     assert done.status == 0 and "goes on from step" in done.err
     (file,) = (tmp_path / "runs").iterdir()

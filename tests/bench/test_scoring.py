@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
-from bench.device import resolve
-from bench.scoring import Scoring, forgetting, headline
+from bench.run.device import resolve
+from bench.run.scoring import Scoring, forgetting, headline
 from tasks.base import Metric, Scorer
 from tasks.uuid import UuidTask
 

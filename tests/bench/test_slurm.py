@@ -65,7 +65,7 @@ LONG += ["trainer.checkpoint_every=20", "method.restart_warmup=0"]
 def assert_calm(run: Any, folder: Path, *grid: str) -> None:
     """The folder's one record is that of a calm run in this process."""
     (file,) = folder.glob("*.json")
-    assert not list(folder.glob("*.claim")) and not running(folder)
+    assert not list(folder.glob("*.lease")) and not running(folder)
     disturbed = records.read(file)
     file.unlink()
     assert run("-m", *grid).status == 0
@@ -138,7 +138,7 @@ def test_cancelled_it_can_be_resumed(run: Any, tiny: list[str], tmp_path: Path) 
     slurm("scancel", job)
     wait_for(lambda: not slurm("squeue", "-h"))
     assert "stopped: received SIGTERM" in logs(folder), logs(folder)
-    assert running(folder) and not list(folder.glob("*.json")) + list(folder.glob("*.claim"))
+    assert running(folder) and not list(folder.glob("*.json")) + list(folder.glob("*.lease"))
     begin = max(int(folder.name.split("-")[1]) for folder in running(folder))
     assert begin > 20 and run("-m", *LONG).status == 0
     assert_calm(run, folder, *LONG)

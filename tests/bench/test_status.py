@@ -1,4 +1,4 @@
-"""Status: every cell in its right state, from records and claims of living and dead owners."""
+"""Status: every cell in its right state, from records and leases of living and dead owners."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench import records, status
+from bench import records
+from bench.sweep import leases, status
 
 
 def make(cell: str, state: str = "ok", reason: str | None = None, seed: int = 1) -> records.Record:
@@ -26,14 +27,16 @@ def make(cell: str, state: str = "ok", reason: str | None = None, seed: int = 1)
     )
 
 
-def claim(folder: Path, cell: str, age: float = 0.0, **known: Any) -> Path:
+def lease(folder: Path, cell: str, age: float = 0.0, **known: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    path = folder / f"{cell}.claim"
+    path = folder / f"{cell}.lease"
     content = {
         "cell": cell,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "boot_id": status.boot_id(),
+        "boot_id": leases.boot_id(),
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+        "process_start": leases.process_start(os.getpid()),
         "token": "t",
         "started": "2026-01-01T00:00:00+00:00",
         "heartbeat": "2026-01-01T00:00:00+00:00",
@@ -62,33 +65,50 @@ def test_every_state(tmp_path: Path, dead: int) -> None:
     records.write(make("b" * 16, "failed", "out of memory"), tmp_path)
     records.write(make("c" * 16, "diverged", "loss"), tmp_path / "below")
     records.write(make("d" * 16, "skipped", "no data"), tmp_path)
-    claim(tmp_path, "e" * 16)
-    claim(tmp_path, "f" * 16, age=121)
-    claim(tmp_path, "0" * 16, pid=dead)
-    claim(tmp_path, "1" * 16, boot_id="another boot")
-    claim(tmp_path, "2" * 16, host="elsewhere", pid=dead)
-    claim(tmp_path, "3" * 16, host="elsewhere", age=121)
+    lease(tmp_path, "e" * 16)
+    lease(tmp_path, "f" * 16, age=121)  # silent, and yet its process lives
+    lease(tmp_path, "0" * 16, pid=dead)
+    lease(tmp_path, "1" * 16, boot_id="another boot")  # another machine, for all we know
+    lease(tmp_path, "2" * 16, boot_id="elsewhere", pid=dead)
+    lease(tmp_path, "3" * 16, boot_id="elsewhere", age=121)
     (tmp_path / f"{'4' * 16}.json").write_text('{"torn')
     assert states(tmp_path) == {
         "a": "done", "b": "failed", "c": "diverged", "d": "skipped",
-        "e": "running", "f": "stale", "0": "stale", "1": "stale", "2": "running", "3": "stale",
+        "e": "running", "f": "running", "0": "stale", "1": "running", "2": "running", "3": "stale",
         "4": "broken",
     }  # fmt: skip
 
 
-def test_a_claim_beside_a_record(tmp_path: Path, dead: int) -> None:
+def test_a_sweep_and_status_have_one_rule_for_a_stale_lease(
+    tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start times, pid namespaces and SLURM's restarts count in both."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    lease(tmp_path, "a" * 16, process_start=1)  # its id was given to another process since
+    lease(tmp_path, "b" * 16, pid_namespace="pid:[1]", pid=dead)  # means nothing here
+    lease(tmp_path, "c" * 16, boot_id="elsewhere", slurm_job="/7", slurm_restarts=0)
+    lease(tmp_path, "d" * 16, boot_id="elsewhere", slurm_job="/7", slurm_restarts=1)
+    assert states(tmp_path) == {"a": "stale", "b": "running", "c": "stale", "d": "running"}
+    for file in sorted(tmp_path.glob("*.lease")):
+        found = leases.Seen(json.loads(file.read_text()), file, file.stat().st_mtime)
+        dead_to_a_sweep = leases.Watcher().dead(found, time.time())
+        assert dead_to_a_sweep == (states(tmp_path)[file.stem[0]] == "stale")
+
+
+def test_a_lease_beside_a_record(tmp_path: Path, dead: int) -> None:
     for cell in "abc":
         records.write(make(cell * 16), tmp_path)
-    claim(tmp_path, "a" * 16, pid=dead)  # left behind: the cell has ended
-    claim(tmp_path, "b" * 16)  # run again
+    lease(tmp_path, "a" * 16, pid=dead)  # left behind: the cell has ended
+    lease(tmp_path, "b" * 16)  # run again
     assert states(tmp_path) == {"a": "done", "b": "running", "c": "done"}
 
 
-def test_clocks_and_torn_claims(tmp_path: Path) -> None:
-    claim(tmp_path, "a" * 16, age=-5000, host="elsewhere")  # its clock is ahead of ours
-    torn = claim(tmp_path, "b" * 16)
+def test_clocks_and_torn_leases(tmp_path: Path) -> None:
+    lease(tmp_path, "a" * 16, age=-5000, boot_id="elsewhere")  # its clock is ahead of ours
+    torn = lease(tmp_path, "b" * 16)
     torn.write_text('{"cell"')
-    old = claim(tmp_path, "c" * 16)
+    old = lease(tmp_path, "c" * 16)
     old.write_text("[]")
     os.utime(old, (0, 0))
     assert states(tmp_path) == {"a": "running", "b": "running", "c": "stale"}
@@ -99,7 +119,7 @@ def test_clocks_and_torn_claims(tmp_path: Path) -> None:
 def test_the_printed_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records.write(make("a" * 16), tmp_path)
     records.write(make("b" * 16, "failed", "out\nof \x1b memory", seed=2), tmp_path)
-    claim(tmp_path, "e" * 16, started="2100-01-01T00:00:00")
+    lease(tmp_path, "e" * 16, started="2100-01-01T00:00:00")
     assert status.main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path}: 3 cells: 1 done, 1 running, 0 stale, 1 failed, 0 diverged"

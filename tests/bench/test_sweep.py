@@ -22,16 +22,16 @@ from hydra.initialize import initialize_config_module
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bench import launch, outcomes, records
-from bench.launch import grid, pending, pool, task
-from bench.launch.overview import duration
+from bench import records, sweep
+from bench.sweep import grid, outcomes, pending, pool, task
+from bench.sweep.overview import duration
 
 PARALLEL = ["hydra/launcher=parallel", "hydra.launcher.workers=2"]
 
 
 @pytest.fixture
 def composer() -> Iterator[grid.Composer]:
-    launch.register()
+    sweep.register()
     with initialize_config_module("conf", version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -149,8 +149,8 @@ def test_workers_make_the_records_of_one_process_though_one_is_killed(
     cells += ["trainer.checkpoint_every=1"]
     process = start(*tiny, "trainer.optimizer=adamw_torch,lomo", *cells, *PARALLEL)
     wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")), process)
-    claim = next(folder.glob("*.checkpoints")).with_suffix(".claim")
-    os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
+    lease = next(folder.glob("*.checkpoints")).with_suffix(".lease")
+    os.kill(json.loads(lease.read_text())["pid"], signal.SIGKILL)
     output = finish(process, 1)
     assert "its process was killed (SIGKILL; out of memory?)" in output
     lines = output.splitlines()
@@ -159,7 +159,7 @@ def test_workers_make_the_records_of_one_process_though_one_is_killed(
     assert {"4 cells: 1 ok, 3 failed", "4 cells: 3 failed, 1 ok"} & set(lines)
     again = [line for line in lines if line.startswith("  again: python -m bench model=tiny")]
     assert len(again) == 3 and sum("trainer.optimizer=lomo" in line for line in again) == 2
-    assert claim.exists()
+    assert lease.exists()
     grid = ["trainer.optimizer=adamw_torch", *cells]
     assert run("-m", *grid).out.endswith("2 cells: 1 done before, 1 ok\n")
     for file in folder.glob("*.json"):
@@ -180,7 +180,7 @@ def test_a_sweep_asked_to_leave_leaves_and_goes_on(
     output = finish(process, 75)
     assert "received SIGTERM: cells write their checkpoints and leave" in output
     assert "again: python -m bench -m model=tiny" in output
-    assert list(folder.glob("*.claim")) == []
+    assert list(folder.glob("*.lease")) == []
     assert "goes on" not in output
     run("-m", *grid)
     assert_undisturbed(folder, run, *grid)
@@ -190,12 +190,12 @@ def test_a_sweep_asked_to_leave_leaves_and_goes_on(
 def test_workers_leave_when_their_sweep_is_killed(tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     process = start(*tiny, "method=lora", "trainer.max_steps=5000", "seed=0,1", *PARALLEL)
-    wait_for(lambda: len(list(folder.glob("*.claim"))) == 2, process)
+    wait_for(lambda: len(list(folder.glob("*.lease"))) == 2, process)
     workers = process.children()
     process.kill()
     _, alive = psutil.wait_procs(workers, timeout=100)
     assert alive == []
-    assert list(folder.glob("*.claim")) == [] and len(list(folder.glob("*.checkpoints"))) == 2
+    assert list(folder.glob("*.lease")) == [] and len(list(folder.glob("*.checkpoints"))) == 2
 
 
 def assert_each_ran_once(outputs: list[str], folder: Path, cells: int) -> None:
@@ -212,7 +212,7 @@ def test_two_sweeps_at_once_run_each_cell_once(
     monkeypatch.setattr(pending, "LOOK_AGAIN", 0.2)
     folder, grid = tmp_path / "runs", ["method=lora", "seed=0,1,2", "trainer.max_steps=60"]
     other = start(*tiny, *grid)
-    wait_for(lambda: list(folder.glob("*.claim")), other)
+    wait_for(lambda: list(folder.glob("*.lease")), other)
     ended = run("-m", *grid)
     assert ended.status == 0, ended.err
     assert_each_ran_once([ended.out, finish(other, 0)], folder, 3)
@@ -292,7 +292,7 @@ def survive(
         process = start(*tiny, *grid, *launcher)
         before = len(complete)
         wait_for(
-            lambda b=before: list(folder.glob("*.claim")) or len(contents(folder)) > b, process
+            lambda b=before: list(folder.glob("*.lease")) or len(contents(folder)) > b, process
         )
         time.sleep(rng.random())
         assert process.poll() is None, process.stdout.read()

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench import tracking
 from bench.errors import UserError
-from bench.progress import Shown
+from bench.run import tracking
+from bench.run.progress import Shown
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 32768  # bytes; W&B's files are LevelDB logs

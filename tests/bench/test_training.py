@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench import models, training
-from bench.device import Placement
+from bench.run import models, training
+from bench.run.device import Placement
 from methods import Method
 from methods.fft import FFT
 from methods.lora import LoRA

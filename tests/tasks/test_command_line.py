@@ -47,7 +47,7 @@ def test_every_task_file_passes_lm_evals_own_checker(tmp_path: Path) -> None:
 def test_the_real_model_scores_the_same_both_ways(
     task: str, tmp_path: Path, data_dir: Path, root: Path
 ) -> None:
-    from bench.models import load
+    from bench.run.models import load
 
     config: Any = yaml.safe_load((root / "conf/model/smollm2_135m_wheel.yaml").read_text())
     loaded = load(config, dtype=torch.float32, device=torch.device("cpu"), seed=0)

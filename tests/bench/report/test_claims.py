@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bench.errors import UserError
-from bench.report import claims
+from bench.judge import claims
 
 GOOD = {
     "id": "mine",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.report.intervals import estimate, holm
+from bench.judge.intervals import estimate, holm
 
 
 def test_few_seeds_give_students_interval() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from bench import records
-from bench.report import claims, collect, files, page
+from bench.judge import claims
+from bench.report import collect, files, page
 from bench.report import make as make_report
 from bench.report.__main__ import main
 

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import records
+from bench.judge.cells import Section, collect
 from bench.report import plots
-from bench.report.cells import Section, collect
 
 
 def spectrum(values: list[float]) -> dict[str, Any]:

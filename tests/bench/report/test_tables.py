@@ -11,9 +11,10 @@ import pytest
 
 from bench import records, report
 from bench.errors import UserError
-from bench.report import figures, paper, plots, render, tables, verdicts
-from bench.report.cells import collect, format_rate
-from bench.report.claims import load as load_claims
+from bench.judge import paper, verdicts
+from bench.judge.cells import collect, format_rate
+from bench.judge.claims import load as load_claims
+from bench.report import figures, plots, render, tables
 
 
 def sheets(folder: Path, metric: str | None = None) -> list[report.Sheet]:

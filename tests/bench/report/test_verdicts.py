@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from bench import records, report
-from bench.report import claims, render, verdict_sheet
+from bench.judge import claims
+from bench.judge.cells import collect
+from bench.judge.claims import Arm, Claim
+from bench.judge.verdicts import Judgement, judge
+from bench.report import render, verdict_sheet
 from bench.report.__main__ import main
-from bench.report.cells import collect
-from bench.report.claims import Arm, Claim
-from bench.report.verdicts import Judgement, judge
 
 Make = Callable[..., records.Record]
 

@@ -1,0 +1,1 @@
+"""What the records say: rows and settings, learning rates, measures, intervals, verdicts."""

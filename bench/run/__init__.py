@@ -1,0 +1,1 @@
+"""One cell: model, method attached, task, training, scores, a look at the result, the record."""

@@ -1,0 +1,226 @@
+"""One cell of the grid, from its configuration to its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from bench import records
+from bench.errors import UserError
+from bench.run import (
+    analysis,
+    device,
+    distributed,
+    interrupts,
+    models,
+    provenance,
+    scoring,
+    tracking,
+    training,
+)
+from bench.run.build import build
+from bench.run.plan import Plan, tidy
+from bench.run.progress import Progress
+from methods import Method
+from tasks import Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A plan that has passed every check that needs no weights, with what those checks made."""
+
+    plan: Plan
+    method: Method
+    task: Task
+    placement: device.Placement
+
+
+def prepare(plan: Plan) -> Cell:
+    """Check everything that can be wrong before a model is loaded.
+
+    Raises UserError, MethodError or TaskError; nothing has been written by then.
+    """
+    config = plan.config
+    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
+        raise UserError(f"seed={config['seed']} must be a whole number.")
+    training.check(config["trainer"])
+    tracking.check(config["tracker"])
+    distributed.check(config["distributed"], plan.method)
+    method, task = build(config["method"]), build(config["task"])
+    placement = device.resolve(config["device"], config["precision"])
+    records.prepare_folder(plan.folder)
+    task.prepare()
+    models.check(config["model"])
+    method.attach(models.skeleton(config["model"]))
+    return Cell(plan, method, task, placement)
+
+
+def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.Record:
+    """Load, attach, train, score, look, record. The record is written once, at the end.
+
+    guard: called at each step and before the record is written; raises where the cell is no longer
+    this process's to run. Raises Stopped, a checkpoint later, where the cell is asked to leave.
+    """
+    plan, config, method, task = cell.plan, cell.plan.config, cell.method, cell.task
+    started, begin = _now(), time.perf_counter()
+    provenance.start_memory_watch(cell.placement)
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    loaded = models.load(
+        config["model"],
+        dtype=torch.float32 if method.fp32_base else cell.placement.dtype,
+        device=cell.placement.device,
+        seed=config["seed"],
+    )
+    model, tokenizer = loaded.model, loaded.tokenizer
+    set_seed(config["seed"])
+    dataset = task.train_dataset(tokenizer)
+    score = scoring.Scoring(task, tokenizer, cell.placement, config["trainer"]["score_batch_size"])
+    setup_seconds = time.perf_counter() - begin
+    with tracking.start(config["tracker"], _about(cell, loaded.card)) as tracker:
+        begin = time.perf_counter()
+        before = score.before(model, loaded.card, learned=config["analysis"]["before"])
+        before_seconds = time.perf_counter() - begin
+
+        method.attach(model)
+        history = training.train(
+            model,
+            tokenizer,
+            method,
+            dataset,
+            config["trainer"],
+            cell.placement,
+            seed=config["seed"],
+            spread=config["distributed"],
+            score=lambda: score.along(model),
+            checkpoint_folder=plan.checkpoints,
+            guard=guard,
+            log=tracker.log,
+            progress=progress,
+        )
+        diverged = history.diverged_at is not None
+        begin = time.perf_counter()
+        final = {} if diverged else score.final(model)
+        scoring_seconds = before_seconds + history.scoring_seconds + time.perf_counter() - begin
+
+        record = blank(cell) | {
+            "status": "diverged" if diverged else "ok",
+            "reason": f"the loss was not finite at step {history.diverged_at}"
+            if diverged
+            else None,
+            "model": loaded.card,
+            "parameters": count(method, model),
+            "curves": {"train": history.train, "scores": history.scores},
+            "cost": {
+                "setup_seconds": setup_seconds,
+                "training_seconds": history.training_seconds,
+                "scoring_seconds": scoring_seconds,
+                "tokens": history.tokens,
+                "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
+                "peak_memory_bytes": provenance.peak_memory_bytes(cell.placement),
+            },
+            "started": started,
+            **score.fields(before, final),
+        }
+        record["task"]["data"] = task.data_card()
+        if not diverged:
+            record |= _look(cell, model, dataset)
+        record["finished"] = _now()
+        if distributed.first():
+            with interrupts.deferred():
+                guard()
+                file = records.write(record, plan.folder)
+                tidy(plan)
+            tracker.finish(record, file)
+        distributed.wait_for_first()
+    return record
+
+
+def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
+    """What else is wanted of the trained model; the audit comes last, as it merges."""
+    config, method = cell.plan.config, cell.method
+    found: dict[str, Any] = {}
+    if config["save_adapter"] and distributed.first():
+        method.save(model, cell.plan.folder / cell.plan.cell)
+    if config["analysis"]["spectrum"]:
+        found["spectrum"] = analysis.spectrum(method.delta_weights(model))
+    if config["analysis"]["merge_audit"] and not method.trains_base:
+        found["merge_audit"] = analysis.merge_audit(method, model, dataset)
+    return found
+
+
+def failed(cell: Cell, error: BaseException) -> records.Record:
+    """The record of a cell that broke down: what it was, and why it ended."""
+    record = blank(cell) | {
+        "status": "failed",
+        "reason": provenance.redact(f"{type(error).__name__}: {error}"),
+        "started": _now(),
+        "finished": _now(),
+    }
+    records.write(record, cell.plan.folder)
+    return record
+
+
+def blank(cell: Cell) -> records.Record:
+    """A record with what is known before the run."""
+    method, task = cell.method, cell.task
+    config = provenance.redact(cell.plan.config)
+    return records.blank(
+        cell=cell.plan.cell,
+        experiment=config["experiment_name"],
+        scale=config["scale_name"],
+        command=provenance.redact(cell.plan.command),
+        config=config,
+        method={
+            "name": method.name,
+            "label": method.label,
+            "rank": method.settings().get("rank"),
+            "learning_rate": method.learning_rate,
+            "settings": method.settings(),
+        },
+        model={k: config["model"].get(k) for k in ("name", "label", "source", "revision")},
+        task={
+            "name": task.name,
+            "label": task.label,
+            "settings": {k: v for k, v in config["task"].items() if k != "data_dir"},
+            "data": [],
+        },
+        seed=config["seed"],
+        environment=provenance.environment(cell.placement),
+    )
+
+
+def count(method: Method, model: nn.Module) -> dict[str, int]:
+    """Trainable and total parameters of the attached model, and the bytes that saving it takes."""
+    state = method.state(model)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapters = trainable if not method.trains_base else 0
+    return {
+        "trainable": trainable,
+        "total": sum(p.numel() for p in model.parameters()) - adapters,
+        "adapter_bytes": sum(t.numel() * t.element_size() for t in state.values()),
+    }
+
+
+def _about(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tracker is told of a cell."""
+    return {
+        "cell": cell.plan.cell,
+        "label": cell.plan.title,
+        "experiment": cell.plan.config["experiment_name"],
+        "method": cell.method.name,
+        "model": card["name"],
+        "task": cell.task.name,
+        "config": provenance.redact(cell.plan.config),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,111 @@
+"""``hydra/launcher=sbatch``: write the list of cells, submit an array over it, and return."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.run import provenance
+from bench.sweep.grid import Job
+from bench.sweep.local import split
+
+LARGEST = 1000  # tasks in one array: SLURM's MaxArraySize is 1001 unless a site raised it
+# Keys of conf/hydra/launcher/sbatch.yaml that are options of sbatch.
+OPTIONS = (
+    "partition", "account", "qos", "constraint", "gres", "time", "cpus_per_task", "mem",
+)  # fmt: skip
+
+
+def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
+    """Submit the cells that are not complete."""
+    per_task = settings["cells_per_task"]
+    if not isinstance(per_task, int) or per_task < 1:
+        raise UserError(f"hydra.launcher.cells_per_task={per_task} must be at least 1.")
+    todo = split(jobs)
+    print(f"{len(jobs)} cells, {len(jobs) - len(todo)} done before", file=sys.stderr)
+    folder = None
+    for first in range(0, len(todo), LARGEST * per_task):
+        part = todo[first : first + LARGEST * per_task]
+        folder = folder or new_folder(part[0].plan().folder / "slurm")
+        file = folder / f"cells-{first // (LARGEST * per_task) + 1}.jsonl"
+        file.write_text("".join(line(job) for job in part))
+        with as_file(files("bench.sweep") / "array.sbatch") as script:
+            command = sbatch(script, file, -(-len(part) // per_task), settings)
+            submit(command, len(part), folder, settings["submit"])
+
+
+def new_folder(parent: Path) -> Path:
+    """For this submission. The parent lies beside the records, since nodes share that folder."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder = parent.absolute() / name
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def line(job: Job) -> str:
+    """A cell in the list: its overrides, which the job composes again."""
+    refuse_secrets(job)
+    return json.dumps(job.overrides) + "\n"
+
+
+def refuse_secrets(job: Job) -> None:
+    """Raise UserError where an override, which a file will hold, has a secret in it."""
+    overrides = list(job.overrides)
+    if provenance.redact(overrides) != overrides:
+        raise UserError(
+            "an override holds a secret of this environment, which would lie in a file: "
+            f"{provenance.redact(job.command)}. Give it as ${{oc.env:NAME}} instead."
+        )
+
+
+def sbatch(script: Path, cells: Path, tasks: int, settings: Mapping[str, Any]) -> list[str]:
+    """The command that submits an array over the cells."""
+    limit = settings["array_parallelism"]
+    logs = str(cells.parent / "%A_%a.out").replace("%", "%%").replace("%%A_%%a", "%A_%a")
+    named = {key: settings[key] for key in OPTIONS if settings[key] is not None}
+    options = [
+        f"--{key.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for key, value in (named | settings["options"]).items()
+    ]
+    return [
+        "sbatch",
+        "--parsable",
+        f"--array=1-{tasks}{f'%{limit}' if limit else ''}",
+        f"--output={logs}",
+        *options,
+        str(script),
+        str(cells),
+        sys.executable,
+        str(settings["cells_per_task"]),
+    ]
+
+
+def submit(command: Sequence[str], cells: int, folder: Path, really: bool) -> None:
+    """Submit it, or say how. Raises UserError with what sbatch says."""
+    if not really:
+        print(shlex.join(command))
+        return
+    if shutil.which("sbatch") is None:
+        raise UserError("sbatch is not on this machine: submit from a login node of the cluster.")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"sbatch refused the job: {done.stderr.strip()}")
+    job = done.stdout.strip().split(";")[0]
+    print(
+        f"submitted job {job}: {cells} cells; logs in {folder}\n"
+        f"  how far: python -m bench.status {shlex.quote(str(folder.parent.parent))}\n"
+        f"  stop:    scancel {job}   (the same command submits what is left)"
+    )

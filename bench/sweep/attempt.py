@@ -1,0 +1,117 @@
+"""One attempt at a cell: run it unless it is done or taken. Whatever happens is an outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from omegaconf.errors import OmegaConfBaseException
+
+from bench import records
+from bench.errors import UserError
+from bench.run import cell, distributed, interrupts
+from bench.run.plan import Plan, done, tidy
+from bench.run.progress import Progress
+from bench.sweep import leases
+from bench.sweep.outcomes import Outcome, of_record
+from methods import MethodError
+from tasks import TaskError
+
+MISTAKES = (UserError, MethodError, TaskError, OmegaConfBaseException)
+# Seconds that the first process has to record what broke all of them down, before another's end
+# makes torchrun end it as well.
+GRACE = 5.0
+log = logging.getLogger(__name__)
+
+
+def attempt(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
+    """Run the cell, and say how it ended; KeyboardInterrupt alone passes through.
+
+    watcher: what this process has seen of others' leases.
+    """
+    if not distributed.joined():
+        reason = "processes that were started together train one cell: leave -m out of the command"
+        return Outcome(plan.title, "refused", reason, plan.command)
+    if distributed.first():
+        return _lead(plan, watcher, progress)
+    return _follow(plan)
+
+
+def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
+    begun = False
+    try:
+        if (known := done(plan)) is not None:
+            return _done_before(plan, known, watcher)
+        leases.look(plan.lease, watcher)
+        ready = cell.prepare(plan)
+        with leases.held(plan.lease, watcher) as lease:
+            if (known := done(plan)) is not None:  # completed elsewhere while we prepared
+                return of_record(plan.title, plan.command, known, fresh=False)
+            begun = distributed.tell(True)
+            record = _run(ready, lease, progress)
+            return of_record(plan.title, plan.command, record)
+    except (leases.Taken, leases.Lost) as reason:
+        return Outcome(plan.title, "elsewhere", str(reason), plan.command)
+    except interrupts.Stopped as reason:
+        return Outcome(plan.title, "stopped", f"{reason}; it can be resumed", plan.command)
+    except MISTAKES as error:
+        return Outcome(plan.title, "refused", str(error), plan.command)
+    finally:
+        if not begun:
+            distributed.tell(False)
+
+
+def _follow(plan: Plan) -> Outcome:
+    """Work at the cell with the first process, which alone leases, writes and tells."""
+    if not distributed.tell():
+        return Outcome(plan.title, "ok", None, plan.command, fresh=False)
+    try:
+        record = cell.run_cell(cell.prepare(plan), lambda: None, Progress())
+        return of_record(plan.title, plan.command, record)
+    except interrupts.Stopped as reason:
+        return Outcome(plan.title, "stopped", str(reason), plan.command)
+    except MISTAKES as error:
+        return Outcome(plan.title, "refused", str(error), plan.command)
+    except Exception:
+        time.sleep(GRACE)
+        raise
+
+
+class Reporting(Progress):
+    """Progress that is shown here, and in the lease for others."""
+
+    def __init__(self, shown: Progress, lease: leases.Lease) -> None:
+        self.shown, self.lease, self.total = shown, lease, 0
+
+    def start(self, total: int, done: int = 0) -> None:
+        self.total = total
+        self.lease.show(done, total)
+        self.shown.start(total, done)
+
+    def note(self, text: str) -> None:
+        self.shown.note(text)
+
+    def step(self, step: int, loss: float) -> None:
+        self.lease.show(step, self.total)
+        self.shown.step(step, loss)
+
+    def stop(self) -> None:
+        self.shown.stop()
+
+
+def _run(ready: cell.Cell, lease: leases.Lease, progress: Progress) -> records.Record:
+    try:
+        return cell.run_cell(ready, lease.check, Reporting(progress, lease))
+    except (leases.Lost, *MISTAKES):
+        raise
+    except Exception as error:
+        log.debug("the cell broke down here:", exc_info=True)
+        with interrupts.deferred():
+            lease.check()
+            return cell.failed(ready, error)
+
+
+def _done_before(plan: Plan, record: records.Record, watcher: leases.Watcher) -> Outcome:
+    tidy(plan)
+    leases.remove_stale(plan.lease, watcher)
+    return of_record(plan.title, plan.command, record, fresh=False)

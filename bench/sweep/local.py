@@ -1,0 +1,83 @@
+"""A grid on this machine: one cell after the other here, or several at once in workers.
+
+A cell that fails does not stop the others. One that another process runs is looked at again
+later: it will be complete, or its owner dead. Asked to leave, the cells that run write their
+checkpoints, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.run import interrupts
+from bench.run.plan import done
+from bench.sweep import outcomes, pool
+from bench.sweep.grid import Job
+from bench.sweep.leases import Watcher
+from bench.sweep.outcomes import Outcome, of_record
+from bench.sweep.overview import Overview
+from bench.sweep.pending import Pending
+
+
+def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> None:
+    """Run the cells that are not complete; how each ended goes to bench.sweep.outcomes.
+
+    patience: seconds to wait at most for cells that run elsewhere.
+    """
+    todo = split(jobs)
+    if workers is None:
+        workers = pool.gpus() or 2
+    if not isinstance(workers, int) or workers < 0:
+        raise UserError(f"hydra.launcher.workers={workers} must be a whole number of at least 0.")
+    pending = Pending(todo, patience)
+    with Overview(len(jobs), len(jobs) - len(todo), workers) as overview:
+        if workers == 0:
+            one_by_one(pending, overview)
+        elif todo:
+            pool.Pool(min(workers, len(todo)), workers, pending, overview).run()
+    if len(pending) or interrupts.requested():
+        reason = f"{interrupts.requested()}; {len(pending)} cells have not begun"
+        again = outcomes.command_line(sys.argv[1:])
+        outcomes.add(Outcome("the sweep", "stopped", reason, again))
+
+
+def split(jobs: list[Job]) -> list[Job]:
+    """The cells that are to run. Complete ones, and torn records in their place, are outcomes."""
+    listed: dict[Path, set[str]] = {}
+    todo = []
+    for job in jobs:
+        plan = job.plan()
+        if plan.folder not in listed:  # one look at the folder, not one for each of its cells
+            names = plan.folder.iterdir() if plan.folder.is_dir() else ()
+            listed[plan.folder] = {file.name for file in names}
+        try:
+            known = done(plan) if plan.file.name in listed[plan.folder] else None
+        except UserError as error:
+            outcomes.add(Outcome(plan.title, "refused", str(error), plan.command))
+            continue
+        if known is None or {plan.lease.name, plan.checkpoints.name} & listed[plan.folder]:
+            todo.append(job)  # with something to tidy it is tried as well
+        else:
+            outcomes.add(of_record(plan.title, plan.command, known, fresh=False))
+    return todo
+
+
+def one_by_one(pending: Pending, overview: Overview) -> None:
+    """All cells, in this process."""
+    from bench.sweep.attempt import attempt
+
+    watcher = Watcher()
+    while len(pending) and not interrupts.requested():
+        job = pending.next()
+        if job is None:
+            time.sleep(0.2)
+            continue
+        plan = job.plan()
+        overview.begin(0, plan.title)
+        result = attempt(plan, watcher, overview.progress(0))
+        overview.end(0, result)
+        pending.settle(job, result)

@@ -1,0 +1,91 @@
+"""How the cells of one command ended, told at its end, with the exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from bench.run import distributed
+
+# Exit status, worst last: what the caller should look at first.
+STATUS = {"ok": 0, "elsewhere": 3, "diverged": 1, "failed": 1, "refused": 2, "stopped": 75}
+SEVERITY = list(STATUS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one cell ended.
+
+    status: ok, diverged, failed (there is a record); refused (a mistake in the configuration),
+    stopped (asked to leave; the same command goes on), elsewhere (another process runs it).
+    fresh: run now, not found complete. note: its score, in a few words.
+    """
+
+    title: str
+    status: str
+    reason: str | None
+    command: str
+    fresh: bool = True
+    note: str = ""
+
+
+def of_record(
+    title: str, command: str, record: Mapping[str, Any], *, fresh: bool = True
+) -> Outcome:
+    """How a cell ended that has this record."""
+    note = ", ".join(f"{k} {m['value']:.3g}" for k, m in list(record["metrics"].items())[:2])
+    return Outcome(title, record["status"], record["reason"], command, fresh, note)
+
+
+_outcomes: list[Outcome] = []
+
+
+def add(outcome: Outcome) -> None:
+    _outcomes.append(outcome)
+
+
+def refuse(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the command line where Hydra says nothing, or only a traceback."""
+    for argument in arguments:
+        if argument.lstrip("+").startswith("experiment=") and "," in argument:
+            return f"{argument}: name one experiment a command; each has a grid of its own."
+        group, _, chosen = argument.lstrip("+").partition("=")
+        if not group.isidentifier() or not (folder := files("conf") / group).is_dir():
+            continue
+        for name in chosen.split(","):
+            if name.lower() in ("null", "true", "false", "") or name.lstrip("+-").isdigit():
+                found = sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))
+                known = [file.removesuffix(".yaml") for file in found if file[0] != "_"]
+                return f"{argument}: there is no {group} '{name}'; choose {' | '.join(known)}"
+    return None
+
+
+def command_line(overrides: Sequence[str]) -> str:
+    """The command for one cell, as one would type it in a shell."""
+    return shlex.join([*distributed.starter(), "-m", "bench", *overrides])
+
+
+def conclude() -> int:
+    """Print what happened; the exit status. Forgets the outcomes."""
+    outcomes = list(_outcomes)
+    _outcomes.clear()
+    bad = [o for o in outcomes if STATUS[o.status]]
+    worst = max((SEVERITY.index(o.status) for o in outcomes), default=0)
+    status = STATUS[SEVERITY[worst]]
+    if not distributed.first():  # who tells it all
+        return status
+    counts = Counter(o.status if o.fresh else "done before" for o in outcomes)
+    several = len(outcomes) > 1
+    if outcomes and (several or not bad):
+        word = "cells" if several else "cell"
+        print(f"{len(outcomes)} {word}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    for outcome in bad:
+        print(f"{outcome.title} {outcome.status}: {outcome.reason}", file=sys.stderr)
+        if several or outcome.status == "stopped":
+            print(f"  again: {outcome.command}", file=sys.stderr)
+    return status

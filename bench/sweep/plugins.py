@@ -1,0 +1,81 @@
+"""Our sweeper and launchers, as Hydra sees them; what a launcher does is in the modules beside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from bench.errors import UserError
+from bench.sweep import outcomes
+
+
+class GridSweeper(BasicSweeper):
+    """Hydra's own, less a full composition of every cell before the launcher composes it."""
+
+    def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
+        """The launchers compose all cells before they run any."""
+
+
+class _GridLauncher(Launcher):
+    """Composes a grid and hands it on. ``settings``: what conf/hydra/launcher says."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: dict[str, Any] = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in settings.items()
+        }
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        from bench.sweep.grid import compose_grid
+
+        try:
+            self.run(compose_grid(self.loader, self.config, job_overrides))
+        except UserError as error:  # of the sweep as a whole; Hydra would print where it was raised
+            command = outcomes.command_line(sys.argv[1:])
+            outcomes.add(outcomes.Outcome("the sweep", "refused", str(error), command))
+        done = JobStatus.COMPLETED
+        return [JobReturn(overrides=o, status=done) for o in job_overrides]
+
+    def run(self, jobs: list[Any]) -> None:
+        raise NotImplementedError
+
+
+class LocalLauncher(_GridLauncher):
+    """On this machine: workers=0 in this process, else in so many processes."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.sweep import local
+
+        local.run(jobs, **self.settings)
+
+
+class ArrayLauncher(_GridLauncher):
+    """A SLURM job array of single cells; returns at once."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.sweep import array
+
+        array.run(jobs, self.settings)
+
+
+class SubmititLauncher(_GridLauncher):
+    """SLURM jobs through submitit; waits for them."""
+
+    def run(self, jobs: list[Any]) -> None:
+        from bench.sweep import slurm
+
+        slurm.run(jobs, self.settings)

@@ -1,0 +1,292 @@
+"""Leases: one owner at a time, whoever dies, and whatever the clocks say."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.sweep import leases, status
+
+CELL = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def dead() -> dict[str, Any]:
+    """How a process that has ended on this machine had named itself."""
+    script = "import json; from bench.sweep import leases; print(json.dumps(leases._who()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    who: dict[str, Any] = json.loads(done.stdout)
+    assert who["pid"] != os.getpid() and who["boot_id"] == leases.boot_id()
+    return who
+
+
+ELSEWHERE = {"host": "elsewhere", "pid": 1, "boot_id": "another", "pid_namespace": "another"}
+
+
+def leave(path: Path, who: dict[str, Any], age: float = 0.0, token: str = "t0") -> Path:
+    """A lease that somebody has left in the folder."""
+    path.write_bytes(leases._encode({"cell": path.stem, "token": token, **who}))
+    os.utime(path, (time.time() - age, time.time() - age))
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / f"{CELL}.lease"
+
+
+def take(path: Path, watcher: leases.Watcher | None = None) -> leases.Lease:
+    return leases.acquire(path, watcher or leases.Watcher())
+
+
+def files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def test_one_owner_at_a_time(path: Path) -> None:
+    lease = take(path)
+    with pytest.raises(leases.Taken, match=f"{socket.gethostname()}, process {os.getpid()}"):
+        take(path)
+    assert files(path) == [path.name]
+    lease.release()
+    assert files(path) == []
+    take(path).release()
+
+
+def test_status_shows_how_far_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "BEAT", 0.02)
+    with leases.held(path, leases.Watcher()) as lease:
+        lease.show(12, 60)
+        end = time.monotonic() + 20
+        while "step 12 of 60" not in (seen := status.survey(path.parent)[0]).detail:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert (seen.state, seen.cell) == ("running", CELL)
+        old = path.stat().st_mtime_ns
+        while path.stat().st_mtime_ns == old:
+            assert time.monotonic() < end
+    assert status.survey(path.parent) == []
+
+
+@pytest.mark.parametrize("age", [-5000, 0, 5000], ids=["clock back", "now", "clock forward"])
+def test_on_this_machine_the_process_tells_not_the_clock(
+    path: Path, dead: dict[str, Any], age: float
+) -> None:
+    lease = take(path)
+    os.utime(path, (time.time() - age, time.time() - age))
+    with pytest.raises(leases.Taken):
+        take(path)
+    lease.release()
+    leave(path, dead, age)
+    take(path).release()
+    assert files(path) == []
+
+
+def test_another_process_of_the_same_number_is_not_the_owner(path: Path) -> None:
+    who = leases._who()
+    leave(path, who | {"process_start": who["process_start"] - 1})
+    take(path).release()
+
+
+def test_a_process_in_another_container_is_not_judged_by_its_number(
+    path: Path, dead: dict[str, Any]
+) -> None:
+    leave(path, dead | {"pid_namespace": "pid:[1]"})
+    with pytest.raises(leases.Taken):
+        take(path)
+
+
+def test_an_owner_elsewhere_is_dead_when_it_stands_still_for_long(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "WATCHED", 0.2)
+    watcher = leases.Watcher()
+    leave(path, ELSEWHERE, age=1000)
+    with pytest.raises(leases.Taken):  # our clock, or the server's, may be wrong
+        take(path, watcher)
+    time.sleep(0.25)
+    leave(path, ELSEWHERE, age=999)  # no: it lives
+    with pytest.raises(leases.Taken):
+        take(path, watcher)
+    time.sleep(0.25)
+    take(path, watcher).release()
+
+
+def test_an_owner_elsewhere_lives_while_it_gives_signs(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "WATCHED", 0.0)
+    watcher = leases.Watcher()
+    for age in (0, 60, 119):
+        leave(path, ELSEWHERE, age=age)
+        with pytest.raises(leases.Taken):
+            take(path, watcher)
+
+
+def test_a_clock_set_back_delays_but_does_not_hide_a_death(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last sign of life lies in the future of the file server's clock."""
+    monkeypatch.setattr(leases, "WATCHED", 0.0)
+    monkeypatch.setattr(leases, "STALE_AFTER", 0.2)
+    watcher = leases.Watcher()
+    leave(path, ELSEWHERE, age=-3600)
+    with pytest.raises(leases.Taken):
+        take(path, watcher)
+    time.sleep(0.25)
+    take(path, watcher).release()
+
+
+def test_a_job_that_slurm_requeued_has_left_its_claim(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_CLUSTER_NAME", "lab")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    first = leases._who() | ELSEWHERE
+    leave(path, first)
+    with pytest.raises(leases.Taken):  # another process of the same job
+        take(path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    take(path).release()
+    leave(path, first | {"slurm_job": "other/7"})
+    with pytest.raises(leases.Taken):
+        take(path)
+
+
+def test_who_takes_over_may_die_half_way(path: Path, dead: dict[str, Any]) -> None:
+    leave(path, dead, token="t0")
+    leave(path.with_name(f".{CELL}.after-t0"), dead, token="t1")
+    leave(path.with_name(f".{CELL}.after-t1"), leases._who(), token="t2")
+    with pytest.raises(leases.Taken):  # the last in the chain lives
+        take(path)
+    leave(path.with_name(f".{CELL}.after-t1"), dead, token="t2")
+    lease = take(path)
+    assert files(path) == [path.name]
+    lease.release()
+
+
+def test_a_look_that_is_out_of_date_wins_nothing(path: Path, dead: dict[str, Any]) -> None:
+    """The dead lease we saw was taken over before we came to succeed it."""
+    leave(path, dead)
+    seen = leases._chain(path)
+    owner = take(path)
+    assert leases._succeed(path, {"cell": CELL, "token": "late"}, seen) is None
+    assert files(path) == [path.name] and owner.ours()
+    owner.release()
+
+
+def test_who_is_held_for_dead_notices_and_spares_the_successor(path: Path) -> None:
+    lease = take(path)
+    lease.check()
+    path.unlink()
+    successor = take(path)
+    lease.show(1, 2)
+    lease.beat()
+    lease._looked = 0.0
+    with pytest.raises(leases.Lost, match="was removed or taken over"):
+        lease.check()
+    lease.release()
+    assert successor.ours() and "step" not in json.loads(path.read_text())
+    successor.release()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"cell"', b"[]"])
+def test_a_torn_claim_speaks_by_its_age(
+    path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "WATCHED", 0.0)
+    path.write_bytes(content)
+    with pytest.raises(leases.Taken):
+        take(path)
+    os.utime(path, (0, 0))
+    take(path).release()
+
+
+def test_where_there_are_no_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*paths: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    lease = take(path)
+    with pytest.raises(leases.Taken):
+        take(path)
+    lease.check()
+    lease.release()
+    assert files(path) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"cannot lease a cell in {tmp_path}/none: No such file"):
+        take(tmp_path / "none" / f"{CELL}.lease")
+
+
+def test_a_dead_claim_beside_a_record_is_removed_a_living_one_is_not(
+    path: Path, dead: dict[str, Any]
+) -> None:
+    leave(path, dead)
+    leases.remove_stale(path, leases.Watcher())
+    assert files(path) == []
+    lease = take(path)
+    leases.remove_stale(path, leases.Watcher())
+    assert lease.ours()
+    lease.release()
+
+
+RACE = """
+import multiprocessing as mp, os, sys
+from pathlib import Path
+from bench.sweep import leases
+
+def contend(folder, barrier, won, rounds):
+    for number in range(rounds):
+        path = Path(folder) / f"{number:016x}.lease"
+        barrier.wait(60)
+        try:
+            lease = leases.acquire(path, leases.Watcher())
+        except leases.Taken:
+            lease = None
+        barrier.wait(60)
+        if lease is not None:
+            assert lease.ours()
+            won.append(number)
+            lease.release()
+
+if __name__ == "__main__":
+    folder, dead, rounds, workers = sys.argv[1], sys.argv[2] == "dead", int(sys.argv[3]), 5
+    context = mp.get_context("fork")
+    corpse = context.Process(target=lambda: None)
+    corpse.start(); corpse.join()
+    for number in range(rounds if dead else 0):
+        path = Path(folder) / f"{number:016x}.lease"
+        who = leases._who() | {"pid": corpse.pid, "token": "t0"}
+        path.write_bytes(leases._encode(who))
+    with mp.Manager() as manager:
+        won, barrier = manager.list(), context.Barrier(workers)
+        crowd = [context.Process(target=contend, args=(folder, barrier, won, rounds))
+                 for _ in range(workers)]
+        [process.start() for process in crowd]
+        [process.join() for process in crowd]
+        print(sorted(won) == list(range(rounds)), len(won), os.listdir(folder))
+"""
+
+
+@pytest.mark.parametrize("kind", ["free", "dead"])
+def test_of_many_at_once_exactly_one_wins(tmp_path: Path, kind: str) -> None:
+    """Five processes, 60 cells, all at the same moment; dead: on the lease of a dead owner."""
+    script, folder = tmp_path / "race.py", tmp_path / "runs"
+    script.write_text(RACE)
+    folder.mkdir()
+    command = [sys.executable, str(script), str(folder), kind, "60"]
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.stdout == "True 60 []\n", done.stdout + done.stderr
