@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bench.dryrun import combinations
+from bench.sweep.dryrun import combinations
 from bench.judge import paper
 from bench.run import models, training
 from bench.run.build import build

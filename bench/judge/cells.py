@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +26,15 @@ from numpy.typing import NDArray
 
 from bench import records
 from bench.errors import UserError
+from bench.records import identity
 
 Array = NDArray[np.float64]
 
 NOTES = "notes.yaml"
 _TIMES = ("setup_seconds", "training_seconds", "scoring_seconds", "tokens_per_second")
 
-# Keys of settings that say where, when or with which seed, not what is computed.
-_NOT_SETTINGS = {
-    "_target_",
-    "seed",
-    "data_seed",
-    "data_dir",
-    "cache_dir",
-    "output_dir",
-    "results_dir",
-    "learning_rate",
-    "rank",
-    "name",
-    "label",
-    # How a run is watched, or where its files lie.
-    "note",
-    "wheel_path",
-    "score_steps",
-    "score_batch_size",
-    "log_every",
-    "checkpoint_every",
-    "checkpoint_minutes",
-    "torch_compile",
-}
+# Settings that are shown elsewhere, or that identity.py leaves out: they determine nothing.
+_NOT_SETTINGS = identity.INCIDENTAL | {*identity.SEEDS, "_target_", "learning_rate", "rank"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +98,7 @@ class Cell:
     precision: str
     threads: int | None
     git: str
+    what: Mapping[str, Any]  # its identity
     untimed: str = ""  # why its seconds are left out
 
     @property
@@ -242,36 +224,50 @@ class Collection:
 
     path: str
     cells: list[Cell] = field(default_factory=list)
+    perturbed: list[Cell] = field(default_factory=list)  # for the noise floor, and no seeds
     repeats: list[tuple[Cell, Cell]] = field(default_factory=list)  # the same cell, run twice
     refused: list[str] = field(default_factory=list)  # messages, each naming its file
 
     def sections(self) -> list[Section]:
         return group(self.cells)
 
+    def noise(self, section: Section) -> list[tuple[Cell, Cell]]:
+        """Pairs of cells of the section between which nothing that means anything differs."""
+        alike: dict[str, list[Cell]] = {}
+        for cell in [*section.cells, *self.perturbed]:
+            if section_key(cell) == section.key:
+                what = {k: v for k, v in cell.what.items() if not k.startswith("perturb")}
+                alike.setdefault(json.dumps([cell.method, what], sort_keys=True), []).append(cell)
+        pairs = [pair for group in alike.values() for pair in combinations(group, 2)]
+        return pairs + [pair for pair in self.repeats if section_key(pair[0]) == section.key]
+
 
 def collect(path: str | Path) -> Collection:
     """Read all records below the path. Raises UserError where there is none to read,
     or where a notes.yaml says what nobody understands.
 
-    Files that are no whole record are refused, named in `refused`, and the rest goes on.
+    Files that are no whole record are refused, named in `refused`, and the rest goes on. Cells that
+    were perturbed on purpose are put aside: they tell the noise floor, and are no seeds.
     """
     found = Collection(str(path))
-    first: dict[str, Cell] = {}
+    first: dict[tuple[str, str], Cell] = {}
     noted = cache(_noted)
     for file in records.find(path):
         reason = noted(file.parent)
         try:
-            cell = _cell(records.read(file, head_only=True), file)
+            record = records.read(file, head_only=True)
+            cell = _cell(record, file)
             cell = _without_times(cell, reason) if reason else cell
         except UserError as error:
             found.refused.append(str(error))
             continue
-        if cell.cell in first:
-            if first[cell.cell].file.read_bytes() != file.read_bytes():  # else a copy
-                found.repeats.append((first[cell.cell], cell))
-        else:
-            first[cell.cell] = cell
-            found.cells.append(cell)
+        earlier = first.setdefault((cell.cell, cell.device), cell)
+        if earlier is cell:
+            (found.perturbed if "perturb" in cell.what else found.cells).append(cell)
+        elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
+            if record["schema_version"] > 1 and not _same_numbers(earlier.file, file):
+                raise _twice(earlier, cell)
+            found.repeats.append((earlier, cell))
     if not found.cells:
         if found.refused:
             raise UserError("\n".join([f"{path}: no readable record", *found.refused]))
@@ -339,6 +335,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
             device=environment["device"] or "unknown device",
             precision=environment["precision"] or "unknown precision",
             threads=environment.get("threads"),
+            what=identity.of_record(record),
             git=f"{git} with uncommitted changes" if environment.get("git_dirty") else git,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -461,14 +458,31 @@ def group(cells: Iterable[Cell]) -> list[Section]:
 
 def section_key(cell: Cell, *, split: bool = True) -> str:
     """Equal for cells that may be compared. split=False: validation cells count as reported."""
-    parts = [cell.task, cell.task_settings, cell.model, cell.model_settings, cell.scale]
-    parts += [cell.device, cell.precision, cell.split if split else ""]
-    return json.dumps(parts, sort_keys=True)
+    same = identity.row(cell.what)
+    parts = [cell.task, same["task"], cell.model, same["model"], cell.scale]
+    parts += [cell.device, cell.precision]
+    return json.dumps([*parts, cell.split if split else ""], sort_keys=True)
 
 
 def _row_key(cell: Cell) -> str:
-    parts = [cell.method, cell.rank, cell.learning_rate, cell.settings]
-    return json.dumps(parts, sort_keys=True)
+    """Equal for cells that differ in the seed alone, by the definition that names cells."""
+    return json.dumps([cell.method, identity.row(cell.what)], sort_keys=True)
+
+
+def _same_numbers(a: Path, b: Path) -> bool:
+    """Whether two records of one cell agree in all scores and losses."""
+    first, second = records.read(a), records.read(b)
+    return all(
+        records.same({"of": first[part]}, {"of": second[part]})
+        for part in ("status", "metrics", "before", "curves", "forgetting")
+    )
+
+
+def _twice(a: Cell, b: Cell) -> UserError:
+    return UserError(
+        f"seed {b.seed} of one row lies there twice, with other numbers: {a.file} and {b.file}. "
+        "Keep one of them, or report their folders apart"
+    )
 
 
 def _section(key: str, groups: list[list[Cell]]) -> Section:
@@ -486,7 +500,12 @@ def _section(key: str, groups: list[list[Cell]]) -> Section:
 
 
 def _by_seed(cells: list[Cell]) -> list[Cell]:
-    return sorted(cells, key=lambda cell: (cell.seed, cell.cell))
+    """Raises UserError where a seed is there twice: it must not count as two."""
+    ordered = sorted(cells, key=lambda cell: (cell.seed, cell.cell))
+    for a, b in pairwise(ordered):
+        if a.seed == b.seed:
+            raise _twice(a, b)
+    return ordered
 
 
 _ORDER = ("fft", "lora", "lora_plus", "relora", "asylora", "dora", "peft", "mora", "remora")

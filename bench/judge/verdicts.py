@@ -95,8 +95,7 @@ def _in_setting(
     if MEASURES[claim.measure].of_metric and metric is None:
         return
     measuring = Measuring(claim, section, metric)
-    repeats = [pair for pair in found.repeats if section_key(pair[0]) == section.key]
-    noise = measuring.noise_floor(repeats)
+    noise = measuring.noise_floor(found.noise(section))
     for a, b in _pairs(claim, candidates):
         if not all(measuring.anywhere(c) for c in (a, b) if c is not None):
             continue
@@ -188,7 +187,7 @@ def _examined(compare: Comparison, arms: list[Candidate], noise: float | None) -
         return made
     flags = made.flags
     if noise is not None and abs(made.estimate.effect) <= noise:
-        flags += (f"no larger than the noise floor: a cell run twice differs by {noise:.3g}",)
+        flags += (f"no larger than the noise floor: a cell run again differs by {noise:.3g}",)
     return replace(made, flags=flags, noise=noise, without_one=_without_one(compare, arms, made))
 
 

@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from bench import records
 from bench.errors import UserError
+from bench.records.redact import redact
 from bench.run import (
     analysis,
     device,
@@ -54,7 +55,7 @@ def prepare(plan: Plan) -> Cell:
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
     method, task = build(config["method"]), build(config["task"])
-    placement = device.resolve(config["device"], config["precision"])
+    placement = plan.placement
     records.prepare_folder(plan.folder)
     task.prepare()
     models.check(config["model"])
@@ -160,7 +161,7 @@ def failed(cell: Cell, error: BaseException) -> records.Record:
     """The record of a cell that broke down: what it was, and why it ended."""
     record = blank(cell) | {
         "status": "failed",
-        "reason": provenance.redact(f"{type(error).__name__}: {error}"),
+        "reason": f"{type(error).__name__}: {error}",
         "started": _now(),
         "finished": _now(),
     }
@@ -171,12 +172,12 @@ def failed(cell: Cell, error: BaseException) -> records.Record:
 def blank(cell: Cell) -> records.Record:
     """A record with what is known before the run."""
     method, task = cell.method, cell.task
-    config = provenance.redact(cell.plan.config)
+    config = cell.plan.config
     return records.blank(
         cell=cell.plan.cell,
         experiment=config["experiment_name"],
         scale=config["scale_name"],
-        command=provenance.redact(cell.plan.command),
+        command=cell.plan.command,
         config=config,
         method={
             "name": method.name,
@@ -218,7 +219,7 @@ def _about(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
         "method": cell.method.name,
         "model": card["name"],
         "task": cell.task.name,
-        "config": provenance.redact(cell.plan.config),
+        "config": redact(cell.plan.config),
     }
 
 

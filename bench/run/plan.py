@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,18 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bench import records
-from bench.run import checkpoints
+from bench.errors import UserError
+from bench.records import identity
+from bench.run import checkpoints, device
 from bench.run.build import build
+from bench.run.device import Placement
 from methods import Method
-
-# Keys of the configuration that say where, how fast or how talkative, but not what comes out.
-INCIDENTAL = (
-    "results_dir", "data_dir", "force", "device", "threads", "experiment_name", "scale_name",
-    "protocol", "tracker", "save_adapter", "analysis", "distributed",
-)  # fmt: skip
-INCIDENTAL_TRAINER = (
-    "score_batch_size", "checkpoint_every", "checkpoint_minutes", "torch_compile", "log_every",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +28,7 @@ class Plan:
     cell: str
     config: dict[str, Any]
     method: Method
+    placement: Placement
     command: str
 
     @property
@@ -61,14 +57,19 @@ class Plan:
 
 
 def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
-    """Name the cell. Cheap: only the method is built. Raises UserError or MethodError."""
+    """Name the cell. Cheap: only the method is built, and the device looked at.
+
+    Raises UserError or MethodError.
+    """
     plain: dict[str, Any] = (
         OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
         if isinstance(config, DictConfig)
         else dict(config)
     )
     method = _method(json.dumps(plain["method"], sort_keys=True))
-    return Plan(identity(plain, method), plain, method, command)
+    placement = device.resolve(plain["device"], plain["precision"])
+    what = identity.identity(plain, method.settings(), placement.precision)
+    return Plan(records.cell_id(what), plain, method, placement, command)
 
 
 @lru_cache(maxsize=256)
@@ -78,27 +79,33 @@ def _method(config: str) -> Method:
     return method
 
 
-def identity(config: Mapping[str, Any], method: Method) -> str:
-    """The cell's id: a hash of what determines its result."""
-    what = {k: v for k, v in config.items() if k not in INCIDENTAL}
-    what["trainer"] = {k: v for k, v in what["trainer"].items() if k not in INCIDENTAL_TRAINER}
-    what["task"] = {k: v for k, v in what["task"].items() if k != "data_dir"}
-    # What a method ignores (FFT: the rank) does not make another cell.
-    what["method"] = {"_target_": config["method"]["_target_"]} | method.settings()
-    if config["distributed"]["processes"] > 1:  # the batch grows with them
-        what["processes"] = config["distributed"]["processes"]
-    return records.cell_id(what)
-
-
 def done(plan: Plan) -> records.Record | None:
     """The complete record of this cell, unless force=true or there is none.
 
-    Raises UserError for a torn or foreign file in its place.
+    A record of schema version 1, whose id hashed labels and no precision, counts where its cell is
+    the same. Raises UserError for a torn or foreign file in its place.
     """
-    if plan.config["force"] or not plan.file.exists():
+    if plan.config["force"]:
         return None
-    record = records.read(plan.file)
+    file = plan.file if plan.file.exists() else _of_version_1(plan.folder).get(plan.cell)
+    if file is None:
+        return None
+    record = records.read(file)
     return record if record["status"] in ("ok", "diverged") else None
+
+
+@lru_cache(maxsize=8)
+def _of_version_1(folder: Path) -> dict[str, Path]:
+    """Complete records of version 1 in the folder, by the id that their cells have today."""
+    found = {}
+    for file in folder.glob("*.json") if folder.is_dir() else ():
+        with file.open("rb") as opened:
+            if b'"schema_version": 1' not in opened.read(80):
+                continue
+        with suppress(UserError):  # torn: told when the folder is reported
+            record = records.read(file, head_only=True)
+            found[records.cell_id(identity.of_record(record))] = file
+    return found
 
 
 def tidy(plan: Plan) -> None:

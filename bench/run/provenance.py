@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -24,9 +22,6 @@ PACKAGES = (
     "hydra-core", "lm-eval", "wandb", "numpy", "mora-bench",
 )  # fmt: skip
 STATUS = Path("/proc/self/status")
-# Environment variables that hold secrets, by name; a shorter value than that is a flag or a number.
-SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD)(_|$)", re.IGNORECASE)
-SHORTEST = 8
 
 
 def environment(placement: Placement) -> dict[str, Any]:
@@ -41,26 +36,6 @@ def environment(placement: Placement) -> dict[str, Any]:
         "precision": placement.precision,
         "threads": torch.get_num_threads(),
     }
-
-
-def redact(value: Any) -> Any:
-    """The value without any secret of this process's environment, should one have got into it."""
-    secrets = [
-        text for name, text in os.environ.items() if SECRET.search(name) and len(text) >= SHORTEST
-    ]
-    return _without(value, secrets) if secrets else value
-
-
-def _without(value: Any, secrets: list[str]) -> Any:
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        return value
-    if isinstance(value, dict):
-        return {_without(key, secrets): _without(item, secrets) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without(item, secrets) for item in value]
-    return value
 
 
 def start_memory_watch(placement: Placement) -> None:
@@ -101,7 +76,7 @@ def _version(name: str) -> str | None:
 
 def _git() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code lies in, and whether tracked files differ from it."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None, None
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.run import provenance
+from bench.records.redact import redact
 from bench.sweep.grid import Job
 from bench.sweep.local import split
 
@@ -64,10 +64,10 @@ def line(job: Job) -> str:
 def refuse_secrets(job: Job) -> None:
     """Raise UserError where an override, which a file will hold, has a secret in it."""
     overrides = list(job.overrides)
-    if provenance.redact(overrides) != overrides:
+    if redact(overrides) != overrides:
         raise UserError(
             "an override holds a secret of this environment, which would lie in a file: "
-            f"{provenance.redact(job.command)}. Give it as ${{oc.env:NAME}} instead."
+            f"{redact(job.command)}. Give it as ${{oc.env:NAME}} instead."
         )
 
 

@@ -55,7 +55,7 @@ def split(jobs: list[Job]) -> list[Job]:
             names = plan.folder.iterdir() if plan.folder.is_dir() else ()
             listed[plan.folder] = {file.name for file in names}
         try:
-            known = done(plan) if plan.file.name in listed[plan.folder] else None
+            known = done(plan)
         except UserError as error:
             outcomes.add(Outcome(plan.title, "refused", str(error), plan.command))
             continue

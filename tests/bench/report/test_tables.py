@@ -399,6 +399,25 @@ def test_a_cell_that_lies_there_twice_counts_once(study: Path) -> None:
     assert made.warnings == [f"cells that lie there twice, each counted once: {again}"]
 
 
+def test_a_seed_twice_in_a_row_is_an_error_that_names_both_files(study: Path, make) -> None:
+    """Other numbers in a copy; and, of version 1, other score steps under another id."""
+    file = records.find(study)[0]
+    record = json.loads(file.read_text())
+    record["metrics"]["accuracy"]["value"] = 0.125
+    again = study / "again" / file.name
+    records.write(record, again.parent)
+    with pytest.raises(UserError, match="lies there twice") as error:
+        collect(study)
+    assert str(file) in str(error.value) and str(again) in str(error.value)
+    again.unlink()
+    other = json.loads(file.read_text()) | {"cell": "e" * 16, "schema_version": 1}
+    other["config"]["trainer"]["score_steps"] = [60]
+    records.write(other, study)
+    with pytest.raises(UserError, match="lies there twice") as error:
+        collect(study).sections()
+    assert "e" * 16 in str(error.value) and str(file) in str(error.value)
+
+
 def test_a_best_rate_at_the_edge_of_those_tried_is_said(tmp_path: Path, make) -> None:
     finals = {1e-3: 0.3, 2e-3: 0.6, 4e-3: 0.5}
     for rate, final in finals.items():

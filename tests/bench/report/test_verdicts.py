@@ -491,18 +491,22 @@ def test_a_validation_seed_that_turns_the_choice_is_named(tmp_path: Path, make: 
     )
 
 
-def test_the_noise_floor_comes_from_cells_run_twice(tmp_path: Path, make: Make) -> None:
+def test_the_noise_floor_comes_from_perturbed_cells(tmp_path: Path, make: Make) -> None:
     fill(tmp_path, make, "mora", (0.805, 0.815, 0.825))
     fill(tmp_path, make, "lora", (0.800, 0.810, 0.820))
     again = make("lora", seed=1, final=0.83)
-    records.write(again, tmp_path / "again")
+    again["config"] |= {"perturb": 1e-6, "perturb_seed": 1}
+    records.write(again | {"cell": "f" * 16}, tmp_path / "again")
     small = verdict(tmp_path, margin=0.0)
-    assert small.flags == ("no larger than the noise floor: a cell run twice differs by 0.03",)
+    assert small.flags == ("no larger than the noise floor: a cell run again differs by 0.03",)
     assert "noise floor 3.0 points" in verdict_sheet.remarks(small)
     fill(tmp_path, make, "mora", HIGH)
     fill(tmp_path, make, "lora", (0.5, 0.51, 0.52))
-    records.write(make("lora", seed=1, final=0.53), tmp_path / "again")
+    again = make("lora", seed=1, final=0.53)
+    again["config"] |= {"perturb": 1e-6, "perturb_seed": 1}
+    records.write(again | {"cell": "f" * 16}, tmp_path / "again")
     large = verdict(tmp_path)
+    assert large.estimate is not None and large.estimate.n == 3
     assert large.flags == () and "noise floor 3.0 points" in verdict_sheet.remarks(large)
     assert "noise floor: how far one cell run twice comes to lie apart; known for 1 comparison" in (
         verdict_sheet.preface([large])
