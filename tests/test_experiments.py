@@ -22,11 +22,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from bench.sweep.dryrun import combinations
 from bench.judge import paper
 from bench.run import models, training
 from bench.run.build import build
 from bench.run.plan import Plan, plan
+from bench.sweep.dryrun import combinations
 from bench.sweep.estimate import DEVICES, estimate
 from bench.sweep.grid import Composer
 
