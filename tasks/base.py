@@ -13,7 +13,7 @@ from tasks.errors import TaskError
 if TYPE_CHECKING:
     import datasets
 
-UNITS = ("fraction", "perplexity", "nats", "bits per byte")
+UNITS = ("fraction", "perplexity", "nats", "bits", "bits per byte")
 
 
 @dataclass(frozen=True)
