@@ -98,11 +98,11 @@ def owner_gone(owner: Mapping[str, Any]) -> bool | None:
 
 @dataclass
 class Lease:
-    """A lease that is ours."""
+    """A lease that this process holds."""
 
     path: Path
     content: dict[str, Any]
-    handle: int  # of the file, so that what we write never reaches a successor's lease
+    handle: int  # of the file, so that what is written here never reaches a successor's lease
     lost: bool = False
     _looked: float = 0.0
 
@@ -116,8 +116,8 @@ class Lease:
         with suppress(OSError):  # the file server may be away for a while
             os.pwrite(self.handle, _encode(content), 0)
 
-    def ours(self) -> bool:
-        """Whether the lease file is still the one we wrote."""
+    def held_here(self) -> bool:
+        """Whether the lease file is still the one that this process wrote."""
         try:
             there, here = os.stat(self.path), os.fstat(self.handle)
         except FileNotFoundError:
@@ -127,15 +127,15 @@ class Lease:
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def check(self) -> None:
-        """Raise Lost unless the lease is still ours. Looks once a second at most."""
+        """Raise Lost unless this process still holds the lease. Looks once a second at most."""
         if time.monotonic() - self._looked > 1:
             self._looked = time.monotonic()
-            self.lost = self.lost or not self.ours()
+            self.lost = self.lost or not self.held_here()
         if self.lost:
             raise Lost(f"its lease {self.path} was removed or taken over")
 
     def release(self) -> None:
-        if self.ours():
+        if self.held_here():
             with suppress(OSError):
                 self.path.unlink()
         os.close(self.handle)
@@ -208,7 +208,7 @@ def _succeed(path: Path, content: Mapping[str, Any], chain: list[Seen]) -> int |
     if not now or now[-1].token != content["token"]:
         _after(path, chain[-1]).unlink()
         return None
-    # Ours alone: nobody else changes a chain whose last owner lives. Now it may become one link.
+    # Held here: no other process changes a chain whose last owner lives. It may become one link.
     draft, handle = _draft(path, content)
     os.replace(draft, path)
     for past in chain:

@@ -145,7 +145,7 @@ class Pool:
 
     def _take(self, worker: Worker, message: dict[str, Any] | None) -> None:
         if message is None:
-            self._bury(worker)
+            self._ended(worker)
         elif message["event"] == "ready":
             worker.ready = True
             self.idle.append(worker)
@@ -162,7 +162,7 @@ class Pool:
         self.overview.end(worker.slot, result)
         self.pending.settle(job, result)
 
-    def _bury(self, worker: Worker) -> None:
+    def _ended(self, worker: Worker) -> None:
         """A worker has ended: as asked to, or with its cell."""
         self.workers.remove(worker)
         worker.process.wait()

@@ -180,7 +180,7 @@ def test_a_look_that_is_out_of_date_wins_nothing(path: Path, dead: dict[str, Any
     seen = leases._chain(path)
     owner = take(path)
     assert leases._succeed(path, {"cell": CELL, "token": "late"}, seen) is None
-    assert files(path) == [path.name] and owner.ours()
+    assert files(path) == [path.name] and owner.held_here()
     owner.release()
 
 
@@ -195,7 +195,7 @@ def test_who_is_held_for_dead_notices_and_spares_the_successor(path: Path) -> No
     with pytest.raises(leases.Lost, match="was removed or taken over"):
         lease.check()
     lease.release()
-    assert successor.ours() and "step" not in json.loads(path.read_text())
+    assert successor.held_here() and "step" not in json.loads(path.read_text())
     successor.release()
 
 
@@ -237,7 +237,7 @@ def test_a_dead_claim_beside_a_record_is_removed_a_living_one_is_not(
     assert files(path) == []
     lease = take(path)
     leases.remove_stale(path, leases.Watcher())
-    assert lease.ours()
+    assert lease.held_here()
     lease.release()
 
 
@@ -256,7 +256,7 @@ def contend(folder, barrier, won, rounds):
             lease = None
         barrier.wait(60)
         if lease is not None:
-            assert lease.ours()
+            assert lease.held_here()
             won.append(number)
             lease.release()
 
