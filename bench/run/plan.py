@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from bench import records
+from bench.errors import UserError
 from bench.run import checkpoints
 from bench.run.build import build
+from conf import ArmError
 from methods import Method
 
 # Keys of the configuration that say where, how fast or how talkative, but not what comes out.
 INCIDENTAL = (
     "results_dir", "data_dir", "force", "device", "threads", "experiment_name", "scale_name",
-    "protocol", "tracker", "save_adapter", "analysis", "distributed",
+    "arms", "trial", "variant", "validation_seeds", "tracker", "save_adapter", "analysis",
+    "distributed",
 )  # fmt: skip
 INCIDENTAL_TRAINER = (
     "score_batch_size", "checkpoint_every", "checkpoint_minutes", "torch_compile", "log_every",
@@ -62,13 +66,27 @@ class Plan:
 
 def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
     """Name the cell. Cheap: only the method is built. Raises UserError or MethodError."""
-    plain: dict[str, Any] = (
-        OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        if isinstance(config, DictConfig)
-        else dict(config)
-    )
+    plain: dict[str, Any] = _resolved(config) if isinstance(config, DictConfig) else dict(config)
+    if missing := [part for part in ("task", "model") if part not in plain]:
+        raise UserError(
+            f"experiment {plain['experiment_name']} names no {' and no '.join(missing)}: add "
+            f"`- /{missing[0]}: NAME` to the defaults of its file."
+        )
     method = _method(json.dumps(plain["method"], sort_keys=True))
     return Plan(identity(plain, method), plain, method, command)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain values; what an experiment says nothing of is refused in its own words."""
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except InterpolationResolutionError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ArmError):
+                raise UserError(str(cause)) from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @lru_cache(maxsize=256)
