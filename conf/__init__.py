@@ -32,7 +32,7 @@ def arm(key: str, *, _root_: DictConfig) -> Any:
     Raises ArmError where there is none. It reaches the caller inside OmegaConf's
     InterpolationResolutionError.
     """
-    method, task = _root_.method.name, _root_.task.name
+    method, task = _root_.method.name, (_root_.get("task") or {}).get("name")
     rank = _root_.method.get("rank")
     value: Any = (_root_.get("arms") or {}).get(key)
     while isinstance(value, DictConfig):

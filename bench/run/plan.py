@@ -67,7 +67,7 @@ class Plan:
 def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
     """Name the cell. Cheap: only the method is built. Raises UserError or MethodError."""
     plain: dict[str, Any] = _resolved(config) if isinstance(config, DictConfig) else dict(config)
-    if missing := [part for part in ("task", "model") if part not in plain]:
+    if missing := [part for part in ("task", "model") if not plain.get(part)]:
         raise UserError(
             f"experiment {plain['experiment_name']} names no {' and no '.join(missing)}: add "
             f"`- /{missing[0]}: NAME` to the defaults of its file."

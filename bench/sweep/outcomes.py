@@ -55,7 +55,7 @@ def refuse(arguments: Sequence[str]) -> str | None:
     """What is wrong with the command line where Hydra says nothing, or only a traceback."""
     for argument in arguments:
         if argument.lstrip("+").startswith(("experiment=", "scale=")) and "," in argument:
-            return f"{argument}: name one a command; each experiment and scale has its own grid."
+            return f"{argument}: name one experiment a command, at one scale; each has its grid."
         group, _, chosen = argument.lstrip("+").partition("=")
         if group == "experiment":
             continue
