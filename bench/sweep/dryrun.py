@@ -97,7 +97,7 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
     ]
     order = {group: i for i, group in enumerate(dict.fromkeys(row.group for row in rows))}
     rows.sort(key=lambda row: order[row.group])
-    names = first["protocol"].get("ours", [])
+    names = first["arms"].get("not_in_paper", [])
     ours = sorted({p.method.label for p in plans if p.method.name in names})
     title = f"experiment {first['experiment_name']}, scale {first['scale_name']}"
     return DryRun(title, len(grid), chosen, rows, missing([p.config for p in plans]), ours)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from bench.run import distributed
@@ -52,9 +54,11 @@ def add(outcome: Outcome) -> None:
 def refuse(arguments: Sequence[str]) -> str | None:
     """What is wrong with the command line where Hydra says nothing, or only a traceback."""
     for argument in arguments:
-        if argument.lstrip("+").startswith("experiment=") and "," in argument:
-            return f"{argument}: name one experiment a command; each has a grid of its own."
+        if argument.lstrip("+").startswith(("experiment=", "scale=")) and "," in argument:
+            return f"{argument}: name one experiment a command, at one scale; each has its grid."
         group, _, chosen = argument.lstrip("+").partition("=")
+        if group == "experiment":
+            continue
         if not group.isidentifier() or not (folder := files("conf") / group).is_dir():
             continue
         for name in chosen.split(","):
@@ -62,7 +66,38 @@ def refuse(arguments: Sequence[str]) -> str | None:
                 found = sorted(f.name for f in folder.iterdir() if f.name.endswith(".yaml"))
                 known = [file.removesuffix(".yaml") for file in found if file[0] != "_"]
                 return f"{argument}: there is no {group} '{name}'; choose {' | '.join(known)}"
+    elsewhere = ("--config-", "-cd", "-cp", "hydra.searchpath", "+hydra.searchpath")
+    return None if any(a.startswith(elsewhere) for a in arguments) else _experiment(arguments)
+
+
+def _experiment(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the experiment that is named: its folder, the scale's file, its name."""
+    chosen = dict(argument.lstrip("+").partition("=")[::2] for argument in arguments)
+    name, scale = chosen.get("experiment", "none"), chosen.get("scale", "laptop")
+    root = Path(str(files("conf"))) / "experiment"
+    known = experiments(root)
+    if name not in known:
+        return f"experiment={name}: there is no such experiment; choose {' | '.join(known)}"
+    if not (file := root / name / f"{scale}.yaml").is_file():
+        return (
+            f"experiment={name} has no scale={scale}, which conf/experiment/{name}/{scale}.yaml "
+            f"would be; it has {' | '.join(known[name])}"
+        )
+    text = file.read_text(encoding="utf-8")
+    where = f"conf/experiment/{name}/{scale}.yaml"
+    if name != "none" and not re.search(rf"^experiment_name: {re.escape(name)}\s", text, re.M):
+        return f"{where}: it must say `experiment_name: {name}`, under which its records are kept."
+    if re.search(r"^arms:", text, re.M) and "/arms@method: ${method}" not in text:
+        return f"{where}: it has arms, and must take `- optional /arms@method: ${{method}}`."
     return None
+
+
+def experiments(root: Path) -> dict[str, list[str]]:
+    """The experiments below a folder, by name such as study/uuid, each with its scales."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(root.glob("**/*.yaml")):
+        found.setdefault(file.parent.relative_to(root).as_posix(), []).append(file.stem)
+    return found
 
 
 def command_line(overrides: Sequence[str]) -> str:

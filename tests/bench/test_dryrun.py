@@ -146,7 +146,7 @@ def test_sums_up_a_long_grid(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_names_everything_that_is_missing(tmp_path: Path) -> None:
     """A run would stop at the first set; here all are named, with a model out of reach."""
-    grid = ["experiment=table4_operators", "scale=paper", "method.rank=8", "protocol.trial=low"]
+    grid = ["experiment=table4_operators", "scale=paper", "method.rank=8", "trial=0"]
     found = dryrun.look([*grid, f"data_dir={tmp_path}"])
     text = dryrun.text(found)
     for name in ("metamathqa", "gsm8k", "math", "wikitext2", "hellaswag", "meta-llama"):
@@ -166,7 +166,7 @@ def test_marks_what_is_not_in_the_paper() -> None:
         (["experiment=table9"], "table9"),
         (["method.rnk=8"], "method.rnk"),
         (["method.rank=-1", *TINY], "method.rank=-1"),
-        (["experiment=table7_finance", "scale=paper", "method.rank=16"], "r16"),
+        (["experiment=table1_main", "scale=paper", "task=finance", "method.rank=16"], "at rank 16"),
         (["method=8"], "method=8"),
     ],
 )

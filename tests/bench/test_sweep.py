@@ -52,7 +52,7 @@ def no_outcomes() -> Iterator[None]:
         [],
         ["method=lora", "method.rank=4", "seed=3"],
         ["experiment=table2_uuid", "method=fft", "trainer.max_steps=7"],
-        ["experiment=table2_uuid", "scale=paper", "method.rank=256", "protocol.trial=low"],
+        ["experiment=table2_uuid", "scale=paper", "method.rank=256", "trial=0"],
         ["method.target_modules=[q_proj]", "~task.pairs", "+trainer.extra={a: 1}", "++seed=5"],
         ["results_dir='with, comma and \"quotes\"'", "model=tiny", "model.label='a b'"],
     ],

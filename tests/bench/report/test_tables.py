@@ -198,8 +198,13 @@ def test_processes_are_a_setting(tmp_path: Path, make) -> None:
     assert "training: 60 steps, linear schedule" in sheet.table.sheet
 
 
-def test_validation_seeds_are_kept_apart(study: Path, make) -> None:
-    records.write(make(seed=9, split="validation"), study)
+@pytest.mark.parametrize("older", [False, True])
+def test_validation_seeds_are_kept_apart(study: Path, make, older: bool) -> None:
+    """The configuration names them; older records say it of themselves."""
+    record = make(seed=9, split="validation" if older else None)
+    if not older:
+        record["config"]["validation_seeds"] = [9, 10]
+    records.write(record, study)
     reported, validation = sheets(study)
     assert len(reported.section.cells) == 9
     assert len(validation.section.cells) == 1
