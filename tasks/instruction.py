@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import card, load, require
+from tasks import checks
+from tasks.base import Scorer, Shared, Task
+from tasks.data import Missing, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
 from tasks.scores import Benchmarks
@@ -69,14 +70,11 @@ class InstructionTask(Task):
         max_tokens: int = 2048,
         scores: Sequence[str] = ("mmlu_0shot", "mmlu_5shot"),
         limit: int | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
+        checks.limit("task.max_examples", max_examples)
+        checks.whole("task.max_tokens", max_tokens, 2, checks.MAX_BLOCK)
         if train_set not in ("tulu_v2", "tulu_v2_standin"):
             raise TaskError(f"task.train_set is {train_set!r}; take tulu_v2 or tulu_v2_standin")
         if train_set == "tulu_v2_standin":
@@ -84,13 +82,13 @@ class InstructionTask(Task):
         self.source = SETS[train_set]
         self.max_examples = max_examples
         self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=data_dir)
+        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=self.data_dir)
         self.cuts: Cuts | None = None
 
-    def prepare(self) -> None:
-        require(self.source, "train", self.data_dir)
-        self.benchmarks.prepare()
-        self.forgetting.prepare()
+    def lacking(self) -> Iterator[Missing]:
+        """The training set and the benchmarks that are not at hand."""
+        yield from lacking_sets([(self.source, "train")], self.data_dir)
+        yield from self.benchmarks.lacking()
 
     @cached_property
     def _rows(self) -> datasets.Dataset:

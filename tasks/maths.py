@@ -8,12 +8,13 @@ loss on the response. Scored as lm-eval asks (`gsm8k`, `math`) and as MetaMath a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import card, load, require
+from tasks import checks
+from tasks.base import Scorer, Shared, Task
+from tasks.data import Missing, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
 from tasks.prompts import metamath_prompt
@@ -56,14 +57,11 @@ class MathsTask(Task):
         max_tokens: int = 512,
         scores: Sequence[str] = ("gsm8k", "math", "gsm8k_metamath", "math_metamath"),
         limit: int | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
+        checks.limit("task.max_examples", max_examples)
+        checks.whole("task.max_tokens", max_tokens, 2, checks.MAX_BLOCK)
         if train_set not in ("metamathqa", "gsm8k"):
             raise TaskError(f"task.train_set is {train_set!r}; take metamathqa or gsm8k")
         if train_set == "gsm8k":
@@ -71,13 +69,13 @@ class MathsTask(Task):
         self.source = SETS[train_set]
         self.max_examples = max_examples
         self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=data_dir)
+        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=self.data_dir)
         self.cuts: Cuts | None = None
 
-    def prepare(self) -> None:
-        require(self.source, "train", self.data_dir)
-        self.benchmarks.prepare()
-        self.forgetting.prepare()
+    def lacking(self) -> Iterator[Missing]:
+        """The training set and the benchmarks that are not at hand."""
+        yield from lacking_sets([(self.source, "train")], self.data_dir)
+        yield from self.benchmarks.lacking()
 
     @cached_property
     def _rows(self) -> datasets.Dataset:
