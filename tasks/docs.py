@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Scorer, Shared, Task
-from tasks.checks import MAX_BLOCK, limit, whole
+from tasks.checks import MAX_BLOCK, MAX_LIMIT, limit, whole
 from tasks.data import Missing, overlap, text_fingerprint
 from tasks.docstrings import (
     PACKAGES,
@@ -34,7 +34,8 @@ CLOZE_CONTEXT = 1500  # characters before the name; the rest is far away and cos
 class DocsTask(Task):
     """packages: whose docstrings; max_documents: a random part of them (None: all).
 
-    block: tokens in a packed row; held_out_texts, cloze_questions: how many are scored (None: all).
+    block: tokens in a packed row; held_out_texts, cloze_questions: how many are scored (None: all;
+    0 questions: none).
     """
 
     name = "docs"
@@ -53,7 +54,7 @@ class DocsTask(Task):
         whole("task.block", block, 2, MAX_BLOCK)
         limit("task.max_documents", max_documents)
         limit("task.held_out_texts", held_out_texts)
-        limit("task.cloze_questions", cloze_questions)
+        whole("task.cloze_questions", cloze_questions, 0, MAX_LIMIT, or_null=True)
         if not packages:
             raise TaskError("task.packages is empty; name at least one installed package")
         self.packages = list(packages)

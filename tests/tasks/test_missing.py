@@ -150,7 +150,7 @@ def test_the_largest_seed_works(tokenizer: Any) -> None:
         (DocsTask, "block", 2),
         (DocsTask, "held_out_texts", 1),
         (DocsTask, "max_documents", 1),
-        (DocsTask, "cloze_questions", 1),
+        (DocsTask, "cloze_questions", 0),
         (PretrainTask, "block", 2),
         (PretrainTask, "shards", 1),
         (PretrainTask, "max_blocks", 1),
