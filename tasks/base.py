@@ -2,98 +2,40 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from tasks.checks import MAX_SEED, whole
+from tasks.data import Missing
 from tasks.errors import TaskError
+from tasks.forgetting import Forgetting
+from tasks.metrics import UNITS, Metric, Scorer
 
 if TYPE_CHECKING:
     import datasets
 
-UNITS = ("fraction", "perplexity", "nats", "bits", "bits per byte")
+__all__ = ["UNITS", "Metric", "Scorer", "Shared", "Task"]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One number with what is needed to judge it.
+class Shared(TypedDict, total=False):
+    """The settings that every task has; see Task."""
 
-    `examples` holds one value an example in a fixed order, so that two models can be compared
-    on the same questions; `example_ids` names them where the order alone is not enough.
-    """
-
-    value: float
-    n: int
-    higher_is_better: bool
-    unit: str = "fraction"
-    chance: float | None = None
-    examples: list[float] | None = None
-    example_ids: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise TaskError(
-                f"metric unit {self.unit!r} is unknown; known units: {', '.join(UNITS)}"
-            )
-        for field, values in (("examples", self.examples), ("example_ids", self.example_ids)):
-            if values is not None and len(values) != self.n:
-                raise TaskError(f"metric of {self.n} examples holds {len(values)} {field}")
-
-    @classmethod
-    def mean(
-        cls,
-        examples: Sequence[float],
-        *,
-        unit: str = "fraction",
-        higher_is_better: bool = True,
-        chance: float | None = None,
-        example_ids: Sequence[str] | None = None,
-    ) -> Metric:
-        """The mean of per-example values, which are kept."""
-        values = [float(v) for v in examples]
-        if not values:
-            raise TaskError("a metric needs at least one example, and none was scored")
-        return cls(
-            value=math.fsum(values) / len(values),
-            n=len(values),
-            higher_is_better=higher_is_better,
-            unit=unit,
-            chance=chance,
-            examples=values,
-            example_ids=None if example_ids is None else list(example_ids),
-        )
-
-
-class Scorer(ABC):
-    """Puts numbers on a model in memory, whatever adapters hang on it.
-
-    `when` says when it is worth running: `before_after` once on the untouched and once on the
-    trained model; `along` is cheap enough to run at chosen steps of the training as well.
-    A scorer leaves the model as it found it (train or eval mode, no gradients, no random
-    numbers drawn from the global generators).
-    """
-
-    name: str
-    when: Literal["before_after", "along"] = "before_after"
-
-    @abstractmethod
-    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
-        """Metrics by name. `model` is a Hugging Face causal LM, `tokenizer` its own."""
-
-    def cache_key(self) -> dict[str, Any] | None:
-        """Plain values that determine the score of a given model; None: do not cache it."""
-        return None
+    seed: int
+    data_dir: str | None
+    forgetting: Sequence[str] | str
+    forgetting_limit: int | None
 
 
 class Task(ABC):
     """One task of the benchmark. The constructor's arguments are the keys of its YAML.
 
-    seed: of the run; draws what a task draws.
+    seed: of the run, from 0 to 2^32 - 1; draws what a task draws.
     data_dir: folder of local data sets, or None.
     forgetting: the parts of what may be forgotten (tasks.forgetting), or `auto`: those at hand.
     forgetting_limit: texts or questions of each part; None: all.
+
+    Raises TaskError for a setting out of its range, before anything is computed.
     """
 
     name: str
@@ -107,18 +49,33 @@ class Task(ABC):
         forgetting: Sequence[str] | str = (),
         forgetting_limit: int | None = None,
     ) -> None:
-        from tasks.forgetting import Forgetting
-
+        whole("seed", seed, 0, MAX_SEED)
         self.seed = seed
         self.data_dir = data_dir
         self.forgetting = Forgetting(forgetting, data_dir=data_dir, limit=forgetting_limit)
 
-    @abstractmethod
     def prepare(self) -> None:
         """Check, within seconds and before any model is loaded, that the data are there.
 
-        Raises TaskError.
+        Raises TaskError, of the first thing that is missing.
         """
+        for lack in self._lacking():
+            raise TaskError(str(lack))
+
+    def missing(self) -> list[Missing]:
+        """All that the task needs and that is not at hand, each once; nothing is loaded.
+
+        Training sets, sets of the scorers, and those of what may be forgotten.
+        """
+        return list(dict.fromkeys(self._lacking()))
+
+    def _lacking(self) -> Iterator[Missing]:
+        yield from self.lacking()
+        yield from self.forgetting.lacking()
+
+    def lacking(self) -> Iterator[Missing]:
+        """What is missing of the task's own sets, one after the other; for subclasses to give."""
+        yield from ()
 
     @abstractmethod
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:

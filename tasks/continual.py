@@ -6,12 +6,13 @@ then PubMedQA, USMLE, BioMMLU and RCT. Finance (Table 7): news, then AdaptLLM's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import card, load, overlap, require, text_fingerprint
+from tasks import checks
+from tasks.base import Scorer, Shared, Task
+from tasks.data import Missing, card, lacking_sets, load, overlap, text_fingerprint
 from tasks.errors import TaskError
 from tasks.examples import take
 from tasks.likelihood import TextScorer
@@ -41,14 +42,12 @@ class ContinualTask(Task):
         scores: Sequence[str] = (),
         limit: int | None = None,
         held_out_texts: int | None = 100,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
+        checks.whole("task.block", block, 2, checks.MAX_BLOCK)
+        checks.limit("task.max_documents", max_documents)
+        checks.limit("task.held_out_texts", held_out_texts)
         corpus = corpus or self.corpora[0]
         if corpus not in self.corpora:
             raise TaskError(f"task.corpus is {corpus!r}; take {' or '.join(self.corpora)}")
@@ -59,15 +58,14 @@ class ContinualTask(Task):
         self.max_documents = max_documents
         self.block = block
         self.held_out_texts = held_out_texts
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=data_dir)
+        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=self.data_dir)
 
-    def prepare(self) -> None:
-        for source in self.sources:
-            require(source, "train", self.data_dir)
-            if "test" in source.files and "text" in source.columns:
-                require(source, "test", self.data_dir)
-        self.benchmarks.prepare()
-        self.forgetting.prepare()
+    def lacking(self) -> Iterator[Missing]:
+        """The corpus and the benchmarks that are not at hand."""
+        needed = [(source, "train") for source in self.sources]
+        needed += [(s, "test") for s in self.sources if "test" in s.files and "text" in s.columns]
+        yield from lacking_sets(needed, self.data_dir)
+        yield from self.benchmarks.lacking()
 
     @cached_property
     def _parts(self) -> list[datasets.Dataset]:
@@ -98,7 +96,7 @@ class ContinualTask(Task):
         if self._held_out:
             key = text_fingerprint(self._held_out)
             name = f"{self.corpus}_held_out"
-            scorers.append(TextScorer(name, self._held_out, unit="perplexity", key=key))
+            scorers.append(TextScorer(name, self._held_out, units=("perplexity",), key=key))
         return scorers
 
     def data_card(self) -> list[dict[str, Any]]:

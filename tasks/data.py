@@ -56,8 +56,12 @@ class Source:
         """The local file of a split, if it is there."""
         if data_dir is None or split not in self.files:
             return None
-        path = Path(data_dir).expanduser() / self.name / self.files[split]
+        path = self.place(self.files[split], data_dir)
         return path if path.is_file() else None
+
+    def place(self, file: str, data_dir: str | Path) -> Path:
+        """Where a local file of the set belongs."""
+        return Path(data_dir).expanduser() / self.name / file
 
     def on_hub(self) -> str:
         """How a person would name the set on the hub."""
@@ -69,23 +73,86 @@ class Source:
         return f"{self.hub_id}, config {config}"
 
 
-def require(source: Source, split: str, data_dir: str | Path | None) -> None:
-    """Check that a split can be loaded: its local file is sound, or the hub answers. No retries.
+@dataclass(frozen=True)
+class Missing:
+    """Something that a task needs and that is not at hand; its text is a message for people.
 
-    Raises TaskError.
+    name: of the set or package; split: of the set; hub_id: with the configuration, or None;
+    looked_in: the local file or folder that was looked for, None where no folder is set;
+    why: in a clause; message: what, where, and what to do.
+    """
+
+    name: str
+    why: str
+    message: str
+    split: str | None = None
+    hub_id: str | None = None
+    looked_in: str | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def lacks(source: Source, split: str, data_dir: str | Path | None) -> Missing | None:
+    """What stands in the way of loading a split; None: its local file is sound, or the hub answers.
+
+    Nothing is loaded: a local file is read line by line once, the hub asked once, without retries.
     """
     path = source.path(split, data_dir)
     if path is not None:
-        state = (path, path.stat().st_mtime_ns, path.stat().st_size, split)
-        if state not in _CHECKED:  # a file of gigabytes is read once
-            check_lines(path, source, split)
-            _CHECKED.add(state)
-        return
+        problem = _file_problem(path, source, split)
+        return None if problem is None else _lack(source, split, data_dir, "broken", problem)
     if source.hub_id is None:
-        raise TaskError(_missing(source, split, data_dir, "it is on no hub"))
-    reason = _hub_problem(source.hub_id, source.revision)
-    if reason is not None and not _cached(source.hub_id):
-        raise TaskError(_missing(source, split, data_dir, f"the hub gave: {reason}"))
+        why = "it is on no hub"
+    else:
+        reason = _hub_problem(source.hub_id, source.revision)
+        if reason is None or _cached(source.hub_id):
+            return None
+        why = f"the hub gave: {reason}"
+    return _lack(source, split, data_dir, why, _missing(source, split, data_dir, why))
+
+
+def _lack(
+    source: Source, split: str, data_dir: str | Path | None, why: str, message: str
+) -> Missing:
+    file = source.files.get(split)
+    return Missing(
+        name=source.name,
+        why=why,
+        message=message,
+        split=split,
+        hub_id=None if source.hub_id is None else source.on_hub(),
+        looked_in=None if data_dir is None or file is None else str(source.place(file, data_dir)),
+    )
+
+
+def _file_problem(path: Path, source: Source, split: str) -> str | None:
+    """What is wrong with a local file, if anything."""
+    state = (path, path.stat().st_mtime_ns, path.stat().st_size, split)
+    if state not in _CHECKED:  # a file of gigabytes is read once
+        try:
+            check_lines(path, source, split)
+        except TaskError as error:
+            return str(error)
+        _CHECKED.add(state)
+    return None
+
+
+def require(source: Source, split: str, data_dir: str | Path | None) -> None:
+    """Check that a split can be loaded. Raises TaskError; see `lacks`."""
+    lack = lacks(source, split, data_dir)
+    if lack is not None:
+        raise TaskError(str(lack))
+
+
+def lacking_sets(
+    needed: Iterable[tuple[Source, str]], data_dir: str | Path | None
+) -> Iterator[Missing]:
+    """What is missing of some (source, split), one after the other."""
+    for source, split in needed:
+        lack = lacks(source, split, data_dir)
+        if lack is not None:
+            yield lack
 
 
 def load(source: Source, split: str, data_dir: str | Path | None) -> datasets.Dataset:
@@ -233,7 +300,7 @@ def _missing(source: Source, split: str, data_dir: str | Path | None, reason: st
             f"no local folder is set (data_dir, or MORA_BENCH_DATA) to hold {source.name}/{name}"
         )
     else:
-        local = f"{Path(data_dir) / source.name / name} is not there"
+        local = f"{source.place(name, data_dir)} is not there"
     return (
         f"data set '{source.name}' ({split} split; hub id: {source.on_hub()}) was not found: "
         f"{local}, and {reason}. Put the file there, or run where the hub can be reached"

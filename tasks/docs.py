@@ -6,13 +6,21 @@ mention. The counterpart, with no data set to fetch, of PubMed abstracts and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import overlap, text_fingerprint
-from tasks.docstrings import Document, cloze_items, documents, package_root, package_version
+from tasks.base import Scorer, Shared, Task
+from tasks.checks import MAX_BLOCK, MAX_LIMIT, limit, whole
+from tasks.data import Missing, overlap, text_fingerprint
+from tasks.docstrings import (
+    PACKAGES,
+    Document,
+    cloze_items,
+    documents,
+    lacking_packages,
+    package_version,
+)
 from tasks.errors import TaskError
 from tasks.likelihood import ChoiceScorer, TextScorer
 from tasks.packing import packed_dataset
@@ -20,14 +28,14 @@ from tasks.packing import packed_dataset
 if TYPE_CHECKING:
     import datasets
 
-PACKAGES = ("numpy", "scipy", "pandas")
 CLOZE_CONTEXT = 1500  # characters before the name; the rest is far away and costs time
 
 
 class DocsTask(Task):
     """packages: whose docstrings; max_documents: a random part of them (None: all).
 
-    block: tokens in a packed row; held_out_texts, cloze_questions: how many are scored (None: all).
+    block: tokens in a packed row; held_out_texts, cloze_questions: how many are scored (None: all;
+    0 questions: none).
     """
 
     name = "docs"
@@ -40,14 +48,13 @@ class DocsTask(Task):
         block: int = 512,
         held_out_texts: int | None = 50,
         cloze_questions: int | None = 200,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
+        whole("task.block", block, 2, MAX_BLOCK)
+        limit("task.max_documents", max_documents)
+        limit("task.held_out_texts", held_out_texts)
+        whole("task.cloze_questions", cloze_questions, 0, MAX_LIMIT, or_null=True)
         if not packages:
             raise TaskError("task.packages is empty; name at least one installed package")
         self.packages = list(packages)
@@ -56,10 +63,9 @@ class DocsTask(Task):
         self.held_out_texts = held_out_texts
         self.cloze_questions = cloze_questions
 
-    def prepare(self) -> None:
-        for package in self.packages:
-            package_root(package)
-        self.forgetting.prepare()
+    def lacking(self) -> Iterator[Missing]:
+        """The packages that are not installed."""
+        return lacking_packages(self.packages)
 
     @cached_property
     def corpus(self) -> list[Document]:
@@ -87,7 +93,7 @@ class DocsTask(Task):
             TextScorer(
                 "docs_held_out",
                 texts,
-                unit="perplexity",
+                units=("perplexity",),
                 ids=[d.name for d in held_out],
                 key=text_fingerprint(texts),
             )

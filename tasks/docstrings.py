@@ -13,11 +13,14 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tasks.data import Missing
 from tasks.errors import TaskError
 
+PACKAGES = ("numpy", "scipy", "pandas")
 MIN_CHARACTERS = 300
 HELD_OUT = 10  # one module in ten
 SKIPPED = {"tests", "test", "testing", "_vendor", "vendored", "conftest"}
@@ -26,6 +29,11 @@ CLOZE_CHOICES = 4
 CLOZE_WORDS_BEFORE = 40
 CLOZE_NAME_LENGTH = 5  # shorter names are words of English too often
 CLOZE_A_DOCUMENT = 2
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a module or document of a name is held out: one in ten, the same ones always."""
+    return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT == 0
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,7 @@ class Document:
 
     @property
     def held_out(self) -> bool:
-        digest = hashlib.sha256(self.module.encode()).digest()
-        return digest[0] % HELD_OUT == 0
+        return is_held_out(self.module)
 
     @property
     def short_name(self) -> str:
@@ -74,34 +81,59 @@ def package_root(package: str) -> Path:
     return Path(spec.origin).parent
 
 
+def lacking_packages(packages: Sequence[str]) -> Iterator[Missing]:
+    """Those of the packages that are not installed."""
+    for package in packages:
+        try:
+            package_root(package)
+        except TaskError as error:
+            yield Missing(package, "it is not an installed package", str(error))
+
+
 def documents(packages: Sequence[str], max_documents: int | None = None) -> list[Document]:
     """The docstrings of at least MIN_CHARACTERS of the packages, by file and line; no text twice.
 
     max_documents: so many, chosen at random but the same in every run.
     """
-    found: dict[str, Document] = {}
-    for package in packages:
-        for document in _package_documents(package):
-            found.setdefault(document.text.partition("\n\n")[2], document)
-    every = list(found.values())
+    every = list(_distinct(tuple(packages), held_out_alone=False))
     if max_documents is not None and max_documents < len(every):
         kept = sorted(random.Random(0).sample(range(len(every)), max_documents))
         every = [every[i] for i in kept]
     return every
 
 
-def _package_documents(package: str) -> Iterator[Document]:
+def held_out_documents(packages: Sequence[str]) -> list[Document]:
+    """The docstrings of the held-out modules; only those are parsed, a tenth of the work.
+
+    A text that a training module has as well, which `documents` gives to the first of them, is
+    among them.
+    """
+    return list(_distinct(tuple(packages), held_out_alone=True))
+
+
+@cache  # parsing takes seconds, and a grid asks again in each cell
+def _distinct(packages: tuple[str, ...], *, held_out_alone: bool) -> tuple[Document, ...]:
+    found: dict[str, Document] = {}
+    for package in packages:
+        for document in _package_documents(package, held_out_alone):
+            found.setdefault(document.text.partition("\n\n")[2], document)
+    return tuple(found.values())
+
+
+def _package_documents(package: str, held_out_alone: bool) -> Iterator[Document]:
     root = package_root(package)
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if any(part in SKIPPED or part.startswith("test_") for part in parts):
             continue
-        names = [part for part in parts if part != "__init__"]
+        module = ".".join([package, *(part for part in parts if part != "__init__")])
+        if held_out_alone and not is_held_out(module):
+            continue
         try:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:  # templates and files for another Python: no docstring to be had
             continue
-        yield from _documents(tree, ".".join([package, *names]))
+        yield from _documents(tree, module)
 
 
 def _documents(tree: ast.Module, module: str) -> Iterator[Document]:

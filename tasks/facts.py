@@ -15,12 +15,12 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from tasks.base import Metric, Scorer, Task
+from tasks.base import Metric, Scorer, Shared, Task
 from tasks.checks import limit, whole
 from tasks.errors import TaskError
 from tasks.generation import device_of, evaluating, keeps_logits
@@ -175,14 +175,9 @@ class FactsTask(Task):
         key_tokens: int = 1,
         form: Form = "tokens",
         add_bos: bool | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
         whole("task.facts", facts, 1, MAX_FACTS)
         whole("task.values", values, 2, MAX_TOKENS)
         whole("task.key_tokens", key_tokens, 1, MAX_KEY_TOKENS)
@@ -191,16 +186,12 @@ class FactsTask(Task):
         if form not in ("tokens", "text"):
             raise TaskError(f"task.form is {form!r}; it must be 'tokens' or 'text'")
         if entities is not None and attributes is not None and facts > entities * attributes:
-            draw(facts, entities * attributes, values, seed)  # raises
+            draw(facts, entities * attributes, values, self.seed)  # raises
         self.name, self.label = NAMES[form]
         self.facts, self.values = facts, values
         self.entities, self.attributes = entities, attributes
         self.key_tokens, self.form, self.add_bos = key_tokens, form, add_bos
         self._table: tuple[Any, Tensor] | None = None
-
-    def prepare(self) -> None:
-        """The facts come from the seed: only what is scored for forgetting may be missing."""
-        self.forgetting.prepare()
 
     def rows(self, tokenizer: Any) -> Tensor:
         """The table in a tokenizer's ids (facts, tokens): BOS, key, value in the last column.

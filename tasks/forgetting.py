@@ -1,27 +1,33 @@
 """What training may undo: general English and general ability, the same before and after.
 
-`pydoc_topics` needs nothing: the language reference that CPython carries for its help(). The others
-are the usual ones: bits per byte on WikiText-2, and the three accuracies of "LoRA Learns Less and
-Forgets Less" (Biderman et al., arXiv 2405.09673), scored by lm-eval.
+`pydoc_topics` (the language reference that CPython carries for its help()) and `docstrings` (those
+of held-out modules of installed packages, which a base pretrained on docstrings knows) are there
+always. The others are the usual ones: bits per byte on WikiText-2, and the three accuracies of
+"LoRA Learns Less and Forgets Less" (Biderman et al., arXiv 2405.09673), scored by lm-eval.
+
+With a limit, the texts are few enough to be scored along the run too.
 """
 
 from __future__ import annotations
 
-import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tasks.base import Scorer
-from tasks.data import Source, card, load, require, text_fingerprint
+from tasks import checks
+from tasks.corpora import CORPORA, pydoc_topics, spread
+from tasks.data import Missing, Source, card, lacking_sets, lacks, load, text_fingerprint
+from tasks.docstrings import PACKAGES, held_out_documents, lacking_packages
 from tasks.errors import TaskError
-from tasks.likelihood import TextScorer
+from tasks.metrics import Scorer, When
 from tasks.scores import SCORES, scorer
 from tasks.sets import SETS
 
 HARNESS_PARTS = ("hellaswag", "winogrande", "arc_challenge")
 TEXT_SETS = {"wikitext2": "test", "wikipedia_sample": "train", "c4_sample": "train"}
-PARTS = ("pydoc_topics", *TEXT_SETS, *HARNESS_PARTS)
+EMBEDDED = {"pydoc_topics": "topics", "docstrings": "docs"}  # nothing to fetch: their corpora
+PARTS = (*EMBEDDED, *TEXT_SETS, *HARNESS_PARTS)
 AUTO = ("wikitext2", *HARNESS_PARTS)
 # With a limit a score is a quick look, so each text is cut too.
 CHARACTERS_WITH_LIMIT = 1000
@@ -45,23 +51,27 @@ class Forgetting:
             )
         if "auto" in names and len(names) > 1:
             raise TaskError("task.forgetting: 'auto' stands alone, or name the parts")
-        if limit is not None and limit < 1:
-            raise TaskError(f"task.forgetting_limit is {limit}; it must be at least 1, or null")
+        checks.limit("task.forgetting_limit", limit)
         self.names = names
         self.data_dir = data_dir
         self.limit = limit
         self._resolved: list[str] | None = None
 
     def prepare(self) -> None:
-        """Check that the sets are there. Raises TaskError."""
+        """Check that all is there. Raises TaskError."""
+        for lack in self.lacking():
+            raise TaskError(str(lack))
+
+    def lacking(self) -> Iterator[Missing]:
+        """What is missing of the parts, one after the other."""
         for name in self._parts():
-            for source, split in _sets(name):
-                try:
-                    require(source, split, self.data_dir)
-                except TaskError as error:
-                    raise TaskError(
-                        f"task.forgetting: {error} task.forgetting=auto takes what is at hand."
-                    ) from error
+            if name == "docstrings":
+                found = lacking_packages(PACKAGES)
+            else:
+                found = lacking_sets(_sets(name), self.data_dir)
+            for lack in found:
+                message = f"task.forgetting: {lack} task.forgetting=auto takes what is at hand."
+                yield replace(lack, message=message)
 
     def scorers(self) -> list[Scorer]:
         return [self._scorer(name) for name in self._parts()]
@@ -79,25 +89,24 @@ class Forgetting:
         return self._resolved
 
     def _at_hand(self, source: Source, split: str) -> bool:
-        try:
-            require(source, split, self.data_dir)
-        except TaskError:
-            if source.path(split, self.data_dir) is not None:
-                raise  # it is there, but broken: that is not to be passed over
-            return False
-        return True
+        """Whether a set is there, be it broken: a broken file is not to be passed over."""
+        path = source.path(split, self.data_dir)
+        return path is not None or lacks(source, split, self.data_dir) is None
 
     def _scorer(self, name: str) -> Scorer:
         if name in HARNESS_PARTS:
             return scorer(name, limit=self.limit, data_dir=self.data_dir)
+        from tasks.likelihood import TextScorer  # brings torch
+
         titles, texts = zip(*self._texts(name), strict=True)
         key = {"set": name, "fingerprint": text_fingerprint(texts)}
-        return TextScorer(name, texts, ids=titles, key=key)
+        when: When = "before_after" if self.limit is None else "along"
+        return TextScorer(name, texts, ids=titles, key=key, when=when)
 
     def _texts(self, name: str) -> list[tuple[str, str]]:
         """(title, text) of a general text set, cut where there is a limit."""
-        if name == "pydoc_topics":
-            texts = pydoc_topics()
+        if name in EMBEDDED:
+            texts = self._embedded(name)
         else:
             ((source, split),) = _sets(name)
             column = load(source, split, self.data_dir)["text"]
@@ -108,35 +117,23 @@ class Forgetting:
             )
         if self.limit is None:
             return texts
-        return [(title, text[:CHARACTERS_WITH_LIMIT]) for title, text in texts[: self.limit]]
+        # Docstrings lie package by package: a limit takes some of each.
+        texts = spread(texts, self.limit) if name == "docstrings" else texts[: self.limit]
+        return [(title, text[:CHARACTERS_WITH_LIMIT]) for title, text in texts]
+
+    def _embedded(self, name: str) -> list[tuple[str, str]]:
+        if name == "pydoc_topics":
+            return pydoc_topics()
+        return [(document.name, document.text) for document in held_out_documents(PACKAGES)]
 
     def _cards(self, name: str) -> list[dict[str, Any]]:
-        if name != "pydoc_topics":
-            return [
-                card(source, split, load(source, split, self.data_dir), self.data_dir)
-                for source, split in _sets(name)
-            ]
-        texts = [text for _, text in pydoc_topics()]
+        if name in EMBEDDED:
+            texts = [text for _, text in self._embedded(name)]
+            return [CORPORA[EMBEDDED[name]].card(name, texts)]
         return [
-            {
-                "name": name,
-                "hub_id": None,
-                "revision": f"Python {platform.python_version()}",
-                "licence": "PSF",
-                "columns": ["topic", "text"],
-                "rows": len(texts),
-                "fingerprint": text_fingerprint(texts),
-                "path": None,
-                "notes": "the topics of CPython's help()",
-            }
+            card(source, split, load(source, split, self.data_dir), self.data_dir)
+            for source, split in _sets(name)
         ]
-
-
-def pydoc_topics() -> list[tuple[str, str]]:
-    """(topic, text) of CPython's help(), by topic."""
-    from pydoc_data.topics import topics
-
-    return sorted(topics.items())
 
 
 def articles(lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -158,6 +155,6 @@ def articles(lines: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _sets(name: str) -> Sequence[tuple[Source, str]]:
-    if name == "pydoc_topics":
+    if name in EMBEDDED:
         return []
     return [(SETS[name], TEXT_SETS[name])] if name in TEXT_SETS else SCORES[name].sources

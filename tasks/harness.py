@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.base import Metric, Scorer
 from tasks.data import Source, file_fingerprint, part_name, quiet_datasets
 from tasks.errors import TaskError
 from tasks.generation import evaluating
+from tasks.metrics import Metric, Scorer
 from tasks.tokens import bos
 
 TASK_FILES = Path(__file__).parent / "lm_eval"

@@ -6,16 +6,14 @@ line of its own, an assistant's turn ends with EOS, and only assistants' turns c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import card, load, require
+from tasks.base import Scorer, Shared
 from tasks.errors import TaskError
-from tasks.examples import Cuts, Segments, examples_dataset, take
-from tasks.scores import Benchmarks
-from tasks.sets import SETS
+from tasks.examples import Segments
+from tasks.own_scores import ResponseScorer
+from tasks.tuning import TuningTask
 
 if TYPE_CHECKING:
     import datasets
@@ -52,67 +50,72 @@ def chat_segments(messages: Sequence[Mapping[str, str]], eos: str) -> Segments:
     return parts
 
 
-class InstructionTask(Task):
-    """train_set: `tulu_v2`, or `tulu_v2_standin` (local), which goes by its own name.
+class InstructionTask(TuningTask):
+    """train_set: `tulu_v2`; `tulu_v2_standin` (local), which goes by its own name; or a set of
+    one's own with the column messages (each with role and content), or prompt and response. Its
+    test split is scored by the perplexity of the last responses.
 
-    max_examples: a random part of it (None: all); max_tokens: longer examples are cut.
-    scores: benchmarks of tasks.scores; limit: questions of each (None: all).
+    The other arguments are TuningTask's.
     """
 
     name = "instruction"
     label = "Instruction tuning"
+    known: ClassVar = {
+        "tulu_v2": None,
+        "tulu_v2_standin": ("instruction_standin", "Instruction tuning (stand-in)"),
+    }
+    forms = (("messages",), ("prompt", "response"))
 
     def __init__(
         self,
-        train_set: str = "tulu_v2",
+        train_set: str | Mapping[str, Any] = "tulu_v2",
         max_examples: int | None = None,
         max_tokens: int = 2048,
         scores: Sequence[str] = ("mmlu_0shot", "mmlu_5shot"),
         limit: int | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
-        if train_set not in ("tulu_v2", "tulu_v2_standin"):
-            raise TaskError(f"task.train_set is {train_set!r}; take tulu_v2 or tulu_v2_standin")
-        if train_set == "tulu_v2_standin":
-            self.name, self.label = "instruction_standin", "Instruction tuning (stand-in)"
-        self.source = SETS[train_set]
-        self.max_examples = max_examples
-        self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=data_dir)
-        self.cuts: Cuts | None = None
+        super().__init__(train_set, max_examples, max_tokens, scores, limit, **shared)
 
-    def prepare(self) -> None:
-        require(self.source, "train", self.data_dir)
-        self.benchmarks.prepare()
-        self.forgetting.prepare()
+    def segments(self, row: Mapping[str, Any], eos: str) -> Segments:
+        """open-instruct's text of a conversation."""
+        return chat_segments(self._messages(row), eos)
 
-    @cached_property
-    def _rows(self) -> datasets.Dataset:
-        return take(load(self.source, "train", self.data_dir), self.max_examples)
+    def text(self, row: Mapping[str, Any]) -> str:
+        """All turns of the conversation."""
+        return "\n".join(message["content"] for message in self._messages(row))
 
-    def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
-        """One row a conversation, in the set's order."""
-        eos = tokenizer.eos_token or ""
-        data, self.cuts = examples_dataset(
-            (chat_segments(row["messages"], eos) for row in self._rows), tokenizer, self.max_tokens
-        )
-        return data
+    def _messages(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+        if self.own is None:
+            return row["messages"]
+        if "messages" in self.own.columns:
+            return self.own.get(row, "messages")
+        return [
+            {"role": "user", "content": self.own.get(row, "prompt")},
+            {"role": "assistant", "content": self.own.get(row, "response")},
+        ]
 
-    def scorers(self) -> list[Scorer]:
-        return self.benchmarks.scorers()
+    def own_scorer(self, rows: datasets.Dataset) -> Scorer:
+        """Perplexity of the last response of each conversation that has one."""
+        items = [item for row in rows if (item := last_response(self._messages(row)))]
+        if not items:
+            raise TaskError(
+                f"set {self.source.name}: no conversation of its test split has an assistant's "
+                "turn to score"
+            )
+        return ResponseScorer(self.source.name, items)
 
-    def data_card(self) -> list[dict[str, Any]]:
-        entry = card(self.source, "train", self._rows, self.data_dir)
-        if self.cuts is not None:
-            entry["cuts"] = self.cuts.note(self.max_tokens)
-        return [entry, *self.benchmarks.data_card(self._texts()), *self.forgetting.data_card()]
 
-    def _texts(self) -> Iterator[str]:
-        for row in self._rows:
-            yield "\n".join(message["content"] for message in row["messages"])
+def last_response(messages: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
+    """(text before, last assistant's turn) of a conversation; None where nothing is said.
+
+    >>> last_response([{"role": "user", "content": "Hi"},
+    ...                {"role": "assistant", "content": "Hello"}])
+    ('<|user|>\\nHi\\n<|assistant|>\\n', 'Hello')
+    """
+    parts = list(chat_segments(messages, ""))
+    while parts and not (parts[-1][1] and parts[-1][0].strip()):
+        parts.pop()
+    if not parts:
+        return None
+    return "".join(text for text, _ in parts[:-1]), parts[-1][0].rstrip()

@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 import torch
 
-from tasks.base import Metric, Scorer
 from tasks.errors import TaskError
 from tasks.generation import device_of, evaluating, keeps_logits
+from tasks.metrics import Metric, Scorer, When
 from tasks.tokens import bos, encode, split_encode
 
 # Tokens whose logits are held at once: a vocabulary of 50,000 in fp32 makes this about 400 MB.
 LOGITS_AT_ONCE = 2048
+
+Unit = Literal["bits per byte", "perplexity"]
 
 
 def continuation_losses(
@@ -86,9 +88,10 @@ def windows(tokens: Sequence[int], prefix: int, length: int) -> list[tuple[list[
 class TextScorer(Scorer):
     """How well a model foretells texts it is not trained on.
 
-    unit: `bits per byte`, which does not depend on the tokenizer, or `perplexity` (per token).
-    Each text is cut into windows of `window` tokens. The examples are texts; the value is that of
-    all texts together, so long texts weigh more.
+    units: `bits per byte`, which does not depend on the tokenizer, or `perplexity` (per token), or
+    both, from one pass. Each text is cut into windows of `window` tokens. The examples are texts;
+    the value is that of all texts together, so long texts weigh more.
+    when: `along` where the texts are few enough to be scored during training.
     """
 
     def __init__(
@@ -96,57 +99,66 @@ class TextScorer(Scorer):
         name: str,
         texts: Sequence[str],
         *,
-        unit: Literal["bits per byte", "perplexity"] = "bits per byte",
+        units: Sequence[Unit] = ("bits per byte",),
         window: int = 512,
         ids: Sequence[str] | None = None,
         key: Any = None,
+        when: When = "before_after",
     ) -> None:
         if not texts or not all(texts):
             raise TaskError(f"{name}: there is no text to score, or one is empty")
         self.name = name
         self.texts = list(texts)
-        self.unit = unit
+        self.units = tuple(units)
         self.window = window
         self.ids = ids
         self.key = key
+        self.when = when
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
-        """One metric, `<name>_bits_per_byte` or `<name>_perplexity`."""
+        """A metric a unit: `<name>_bits_per_byte`, `<name>_perplexity`."""
         # Without BOS the first token follows EOS, the end of a text before it, as in packing.
         prefix = (bos(tokenizer) or [tokenizer.eos_token_id or 0])[0]
         pieces = [windows(encode(tokenizer, text), prefix, self.window) for text in self.texts]
         flat = [piece for text in pieces for piece in text]
         losses = iter(continuation_losses(model, flat, batch_size))
-        sums, counts = [], []
+        sums, tokens = [], []
         for text in pieces:
             rows = [next(losses) for _ in text]
             sums.append(math.fsum(loss for row in rows for loss in row))
-            counts.append(sum(map(len, rows)))
-        if self.unit == "bits per byte":
-            counts = [len(text.encode("utf-8")) for text in self.texts]
-        examples = [self._value(*row) for row in zip(sums, counts, strict=True)]
+            tokens.append(sum(map(len, rows)))
+        sizes = [len(text.encode("utf-8")) for text in self.texts]
         return {
-            f"{self.name}_{self.unit.replace(' ', '_')}": Metric(
-                value=self._value(math.fsum(sums), sum(counts)),
-                n=len(examples),
-                higher_is_better=False,
-                unit=self.unit,
-                examples=examples,
-                example_ids=None if self.ids is None else list(self.ids),
+            f"{self.name}_{unit.replace(' ', '_')}": self._metric(
+                unit, sums, sizes if unit == "bits per byte" else tokens
             )
+            for unit in self.units
         }
 
-    def _value(self, nats: float, count: int) -> float:
-        if self.unit == "bits per byte":
-            return nats / math.log(2) / count
-        return math.exp(min(nats / count, 700.0))  # past 700 a double overflows
+    def _metric(self, unit: Unit, sums: Sequence[float], counts: Sequence[int]) -> Metric:
+        """Of the nats of each text and of what each is divided by."""
+        examples = [_value(unit, *row) for row in zip(sums, counts, strict=True)]
+        return Metric(
+            value=_value(unit, math.fsum(sums), sum(counts)),
+            n=len(examples),
+            higher_is_better=False,
+            unit=unit,
+            examples=examples,
+            example_ids=None if self.ids is None else list(self.ids),
+        )
 
     def cache_key(self) -> dict[str, Any] | None:
         return (
             None
             if self.key is None
-            else {"texts": self.key, "unit": self.unit, "window": self.window}
+            else {"texts": self.key, "units": self.units, "window": self.window}
         )
+
+
+def _value(unit: Unit, nats: float, count: int) -> float:
+    if unit == "bits per byte":
+        return nats / math.log(2) / count
+    return math.exp(min(nats / count, 700.0))  # past 700 a double overflows
 
 
 class ChoiceScorer(Scorer):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Metric, Scorer, Task
+from tasks.base import Metric, Scorer, Shared, Task
+from tasks.checks import whole
 from tasks.data import overlap, text_fingerprint
 from tasks.errors import TaskError
 from tasks.generation import greedy
@@ -25,6 +26,7 @@ GENERATORS = ("gsm_symbolic", "chain_sum", "basic_arithmetic")
 # reasoning-gym draws item i of a set from seed + i, so neighbouring seeds give almost the same set:
 # runs lie this far apart, and the test set, the same for all runs, is at 0.
 SEED_STRIDE = 10_000_000
+MAX_ITEMS = 1_000_000
 Options = Mapping[str, Mapping[str, Any]]  # for each generator the arguments of its own
 SPARE_TOKENS = 4  # room for an answer a little longer than the longest right one
 
@@ -131,14 +133,9 @@ class MathSymbolicTask(Task):
         train_items: int = 2000,
         test_items: int = 200,
         options: Options | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
         unknown = [name for name in generators if name not in GENERATORS]
         if unknown or not generators:
             raise TaskError(
@@ -151,19 +148,26 @@ class MathSymbolicTask(Task):
                 f"task.options names {', '.join(strange)}, which task.generators does not: "
                 f"{', '.join(generators)}"
             )
-        for key, value in (("train_items", train_items), ("test_items", test_items)):
-            if not 1 <= value <= SEED_STRIDE:
-                raise TaskError(f"task.{key} is {value}; it must lie between 1 and {SEED_STRIDE}")
+        whole("task.train_items", train_items, 1, MAX_ITEMS)
+        whole("task.test_items", test_items, 1, MAX_ITEMS)
         self.generators = list(generators)
         self.options = {name: dict(chosen) for name, chosen in (options or {}).items()}
-        self.test = make_items(self.generators, test_items, 0, self.options)
-        asked = {item["question"] for item in self.test}
-        train = make_items(self.generators, train_items, (1 + seed) * SEED_STRIDE, self.options)
-        self.train = [item for item in train if item["question"] not in asked]
+        self.train_items, self.test_items = train_items, test_items
+        for name in self.generators:  # refuses wrong options
+            make_items([name], 1, 0, self.options)
 
-    def prepare(self) -> None:
-        """The questions are made here: only what is scored for forgetting may be missing."""
-        self.forgetting.prepare()
+    @cached_property
+    def test(self) -> list[dict[str, Any]]:
+        """The questions to score, made when they are first needed."""
+        return make_items(self.generators, self.test_items, 0, self.options)
+
+    @cached_property
+    def train(self) -> list[dict[str, Any]]:
+        """The questions to train on, those of the test left out."""
+        asked = {item["question"] for item in self.test}
+        start = (1 + self.seed) * SEED_STRIDE
+        made = make_items(self.generators, self.train_items, start, self.options)
+        return [item for item in made if item["question"] not in asked]
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
         """One row a question; the loss is on the answer and EOS alone."""

@@ -7,18 +7,16 @@ loss on the response. Scored as lm-eval asks (`gsm8k`, `math`) and as MetaMath a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import card, load, require
+from tasks.answers import gsm8k_response, metamath_answer
+from tasks.base import Scorer, Shared
 from tasks.errors import TaskError
-from tasks.examples import Cuts, Segments, examples_dataset, take
+from tasks.examples import Segments
+from tasks.own_scores import AnswerScorer
 from tasks.prompts import metamath_prompt
-from tasks.scores import Benchmarks
-from tasks.sets import SETS
+from tasks.tuning import TuningTask
 
 if TYPE_CHECKING:
     import datasets
@@ -29,81 +27,76 @@ def metamath_segments(query: str, response: str, eos: str) -> Segments:
     return [(metamath_prompt(query), False), (f"{response}{eos}", True)]
 
 
-def gsm8k_response(answer: str) -> str:
-    """A GSM8K solution in the form of MetaMathQA's responses.
+class MathsTask(TuningTask):
+    """train_set: `metamathqa`; `gsm8k`, whose training split rehearses it under its own name; or a
+    set of one's own with the columns query and response. Its answers are read where MetaMath or
+    GSM8K put them, or from a column answer; its test split is scored by exact match.
 
-    >>> gsm8k_response("2 and 3 are <<2+3=5>>5.\\n#### 5")
-    '2 and 3 are 5.\\n#### 5\\nThe answer is: 5'
-    """
-    solution = re.sub(r"<<.*?>>", "", answer).strip()
-    return f"{solution}\nThe answer is: {solution.rpartition('####')[2].strip()}"
-
-
-class MathsTask(Task):
-    """train_set: `metamathqa`, or `gsm8k`, whose training split rehearses it under its own name.
-
-    max_examples: a random part of it (None: all); max_tokens: longer examples are cut.
-    scores: benchmarks of tasks.scores; limit: questions of each (None: all).
+    The other arguments are TuningTask's.
     """
 
     name = "math"
     label = "Mathematics"
+    known: ClassVar = {
+        "metamathqa": None,
+        "gsm8k": ("math_gsm8k_train", "Mathematics (GSM8K train)"),
+    }
+    forms = (("query", "response"),)
+    optional = "answer"
 
     def __init__(
         self,
-        train_set: str = "metamathqa",
+        train_set: str | Mapping[str, Any] = "metamathqa",
         max_examples: int | None = None,
         max_tokens: int = 512,
         scores: Sequence[str] = ("gsm8k", "math", "gsm8k_metamath", "math_metamath"),
         limit: int | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
-        if train_set not in ("metamathqa", "gsm8k"):
-            raise TaskError(f"task.train_set is {train_set!r}; take metamathqa or gsm8k")
-        if train_set == "gsm8k":
-            self.name, self.label = "math_gsm8k_train", "Mathematics (GSM8K train)"
-        self.source = SETS[train_set]
-        self.max_examples = max_examples
-        self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=data_dir)
-        self.cuts: Cuts | None = None
+        super().__init__(train_set, max_examples, max_tokens, scores, limit, **shared)
 
-    def prepare(self) -> None:
-        require(self.source, "train", self.data_dir)
-        self.benchmarks.prepare()
-        self.forgetting.prepare()
+    def segments(self, row: Mapping[str, Any], eos: str) -> Segments:
+        """MetaMath's text of a row; the loss is on the response and EOS."""
+        return metamath_segments(self.text(row), self._response(row), eos)
 
-    @cached_property
-    def _rows(self) -> datasets.Dataset:
-        return take(load(self.source, "train", self.data_dir), self.max_examples)
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The question."""
+        if self.own is not None:
+            return str(self.own.get(row, "query"))
+        return str(row["question" if self.source.name == "gsm8k" else "query"])
 
-    def _pair(self, row: Mapping[str, str]) -> tuple[str, str]:
-        if self.source.name == "gsm8k":
-            return row["question"], gsm8k_response(row["answer"])
-        return row["query"], row["response"]
+    def _response(self, row: Mapping[str, Any]) -> str:
+        if self.own is not None:
+            return own_response(self.own.get(row, "response"), self.own.get(row, "answer"))[0]
+        return gsm8k_response(row["answer"]) if self.source.name == "gsm8k" else row["response"]
 
-    def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
-        """One row a question, in the set's order; the loss is on the response and EOS."""
-        eos = tokenizer.eos_token or ""
-        data, self.cuts = examples_dataset(
-            (metamath_segments(*self._pair(row), eos) for row in self._rows),
-            tokenizer,
-            self.max_tokens,
-        )
-        return data
+    def own_scorer(self, rows: datasets.Dataset) -> Scorer:
+        """Exact match of the answers."""
+        assert self.own is not None
+        items = []
+        for row in rows:
+            _, answer = own_response(self.own.get(row, "response"), self.own.get(row, "answer"))
+            items.append((self.text(row), answer))
+        return AnswerScorer(self.source.name, items)
 
-    def scorers(self) -> list[Scorer]:
-        return self.benchmarks.scorers()
 
-    def data_card(self) -> list[dict[str, Any]]:
-        entry = card(self.source, "train", self._rows, self.data_dir)
-        if self.cuts is not None:
-            entry["cuts"] = self.cuts.note(self.max_tokens)
-        texts = (self._pair(row)[0] for row in self._rows)
-        return [entry, *self.benchmarks.data_card(texts), *self.forgetting.data_card()]
+def own_response(response: str, answer: Any = None) -> tuple[str, str]:
+    """A response in MetaMath's form, and its answer; the column's, where there is one.
+
+    Raises TaskError where neither says what the answer is.
+
+    >>> own_response("2 + 3 is 5.", 5)
+    ('2 + 3 is 5.\\nThe answer is: 5', '5')
+    """
+    said = metamath_answer(response)
+    if said is not None:
+        return response, said if answer is None else str(answer)
+    if answer is not None:
+        return f"{response.strip()}\nThe answer is: {answer}", str(answer)
+    if "####" in response:
+        response = gsm8k_response(response)
+        return response, str(metamath_answer(response))
+    raise TaskError(
+        "task.train_set: a response says its answer neither after 'The answer is:' nor after "
+        f"'####', and columns states no answer: {response[:60]!r}"
+    )

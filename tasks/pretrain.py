@@ -7,17 +7,19 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from tasks.base import Scorer, Task
-from tasks.data import Source, card, load, overlap, require, text_fingerprint
-from tasks.docs import PACKAGES, DocsTask
+from tasks.base import Scorer, Shared, Task
+from tasks.checks import MAX_BLOCK, limit, whole
+from tasks.data import Missing, Source, card, lacking_sets, load, overlap, text_fingerprint
+from tasks.docs import DocsTask
+from tasks.docstrings import PACKAGES
 from tasks.errors import TaskError
 from tasks.likelihood import TextScorer
 from tasks.packing import packed_dataset
-from tasks.sets import SETS, c4_shards
+from tasks.sets import C4_SHARDS, SETS, c4_shards
 
 if TYPE_CHECKING:
     import datasets
@@ -44,18 +46,15 @@ class PretrainTask(Task):
         max_blocks: int | None = None,
         validation_texts: int | None = 100,
         packages: Sequence[str] = PACKAGES,
-        seed: int = 0,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
+        super().__init__(**shared)
         if corpus not in ("c4", "c4_sample", "docs"):
             raise TaskError(f"task.corpus is {corpus!r}; take c4, c4_sample or docs")
-        if not 1 <= shards <= 1024:
-            raise TaskError(f"task.shards is {shards}; C4 has between 1 and 1024")
+        whole("task.shards", shards, 1, C4_SHARDS)
+        whole("task.block", block, 2, MAX_BLOCK)
+        limit("task.max_blocks", max_blocks)
+        limit("task.validation_texts", validation_texts)
         self.corpus = corpus
         self.block = block
         self.max_blocks = max_blocks
@@ -63,13 +62,12 @@ class PretrainTask(Task):
         self.docs = DocsTask(packages) if corpus == "docs" else None
         self.source: Source = c4_shards(shards) if corpus == "c4" else SETS["c4_sample"]
 
-    def prepare(self) -> None:
+    def lacking(self) -> Iterator[Missing]:
+        """The packages or the splits of the corpus that are not at hand."""
         if self.docs is not None:
-            self.docs.prepare()
-        else:
-            for split in self._splits:
-                require(self.source, split, self.data_dir)
-        self.forgetting.prepare()
+            return self.docs.lacking()
+        needed = [(self.source, split) for split in self._splits]
+        return lacking_sets(needed, self.data_dir)
 
     @property
     def _splits(self) -> list[str]:
@@ -102,7 +100,7 @@ class PretrainTask(Task):
             TextScorer(
                 f"{self.corpus}_validation",
                 texts,
-                unit="perplexity",
+                units=("perplexity",),
                 window=self.block,
                 key=text_fingerprint(texts),
             )

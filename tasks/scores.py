@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from tasks.base import Scorer
-from tasks.data import TEXTS_SCANNED, Source, card, load, overlap, require
+from tasks import checks
+from tasks.data import TEXTS_SCANNED, Missing, Source, card, lacking_sets, load, overlap
 from tasks.errors import TaskError
+from tasks.metrics import Scorer
 from tasks.sets import SETS
 
 
@@ -109,16 +110,14 @@ class Benchmarks:
 
     def __init__(self, names: Sequence[str], *, limit: int | None, data_dir: str | None) -> None:
         self.scores = [find(name) for name in names]
-        if limit is not None and limit < 1:
-            raise TaskError(f"task.limit is {limit}; it must be at least 1, or null")
+        checks.limit("task.limit", limit)
         self.names = list(names)
         self.limit = limit
         self.data_dir = data_dir
 
-    def prepare(self) -> None:
-        """Check that the sets are there. Raises TaskError."""
-        for source, split in self._sets():
-            require(source, split, self.data_dir)
+    def lacking(self) -> Iterator[Missing]:
+        """What is missing of their sets, one after the other."""
+        return lacking_sets(self._sets(), self.data_dir)
 
     def scorers(self) -> list[Scorer]:
         return [scorer(name, limit=self.limit, data_dir=self.data_dir) for name in self.names]

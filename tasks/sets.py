@@ -11,6 +11,7 @@ from dataclasses import replace
 from tasks.data import Source
 
 MMLU_SUBJECTS = 57
+C4_SHARDS = 1024  # training files
 
 # The nine biomedical subjects of MMLU that MEDITRON (arXiv 2311.16079) scores as MMLU-Medical. The
 # MoRA paper names its average BioMMLU without listing the subjects.
@@ -286,8 +287,8 @@ SETS = {source.name: source for source in _ALL}
 
 
 def c4_shards(count: int) -> Source:
-    """C4 with the first `count` of its 1,024 training files, each of about 356,000 documents."""
-    files = [f"en/c4-train.{i:05d}-of-01024.json.gz" for i in range(count)]
+    """C4 with the first `count` of its C4_SHARDS training files, each of 356,000 documents."""
+    files = [f"en/c4-train.{i:05d}-of-{C4_SHARDS:05d}.json.gz" for i in range(count)]
     return replace(
         SETS["c4"],
         config=None,  # the files are named instead

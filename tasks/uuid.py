@@ -14,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 from uuid import UUID
 
-from tasks.base import Metric, Scorer, Task
+from tasks.base import Metric, Scorer, Shared, Task
+from tasks.checks import whole
 from tasks.errors import TaskError
 from tasks.generation import greedy
 from tasks.tokens import IGNORED, bos, split_encode
@@ -25,6 +27,7 @@ from tasks.tokens import IGNORED, bos, split_encode
 if TYPE_CHECKING:
     import datasets
 
+MAX_PAIRS = 1_000_000  # a hundred times the paper's
 DIGITS = 32
 # 30 free digits, the version digit (always 4), the variant digit (8, 9, a or b).
 CHANCE = (30 / 16 + 1 + 1 / 4) / DIGITS
@@ -104,35 +107,25 @@ class UuidTask(Task):
     def __init__(
         self,
         pairs: int = 10_000,
-        seed: int = 0,
         loss_on: Literal["all", "value"] = "all",
         add_bos: bool | None = None,
         score_pairs: int | None = None,
-        data_dir: str | None = None,
-        forgetting: Sequence[str] | str = (),
-        forgetting_limit: int | None = None,
+        **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(
-            seed=seed, data_dir=data_dir, forgetting=forgetting, forgetting_limit=forgetting_limit
-        )
-        if isinstance(pairs, bool) or not isinstance(pairs, int) or pairs < 1:
-            raise TaskError(f"task.pairs is {pairs!r}; it must be a whole number of at least 1")
+        super().__init__(**shared)
+        whole("task.pairs", pairs, 1, MAX_PAIRS)
         if loss_on not in ("all", "value"):
             raise TaskError(f"task.loss_on is {loss_on!r}; it must be 'all' or 'value'")
-        if score_pairs is not None and not 1 <= score_pairs <= pairs:
-            raise TaskError(
-                f"task.score_pairs is {score_pairs}; it must lie between 1 and the {pairs} pairs, "
-                "or be null for all of them"
-            )
+        whole("task.score_pairs", score_pairs, 1, pairs, or_null=True)
         self.count = pairs
         self.loss_on = loss_on
         self.add_bos = add_bos
         self.score_pairs = score_pairs
-        self.pairs = make_pairs(pairs, seed)
 
-    def prepare(self) -> None:
-        """The pairs come from the seed: only what is scored for forgetting may be missing."""
-        self.forgetting.prepare()
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The (key, value) pairs, drawn when they are first needed."""
+        return make_pairs(self.count, self.seed)
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
         """One row a pair, in the order of generation."""

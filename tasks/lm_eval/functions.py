@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 from lm_eval.api.samplers import ContextSampler
 
+from tasks.answers import gsm8k_number, metamath_answer
 from tasks.data import Source, load
 from tasks.errors import TaskError
 from tasks.lm_eval.pubmedqa_ids import TEST_IDS
@@ -293,27 +294,6 @@ def math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, flo
 
     right = process_results(dict(doc), list(results))["exact_match"]
     return {"exact_match": float(right), "extracted": float(results[0].count("$") >= 2)}
-
-
-def metamath_answer(text: str) -> str | None:
-    """What follows the last "The answer is:" (MetaMath's form), to the end of its line.
-
-    >>> metamath_answer("So 3 * 4 = 12. The answer is: 12.")
-    '12'
-    """
-    _, found, answer = text.rpartition("The answer is")
-    lines = answer.lstrip(": ").splitlines()
-    return lines[0].strip().rstrip(".").strip() if found and lines else None
-
-
-def gsm8k_number(text: str) -> float | None:
-    """The last number of a text, commas left out; None: there is none.
-
-    >>> gsm8k_number("#### 1,234"), gsm8k_number("many")
-    (1234.0, None)
-    """
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    return float(found[-1].replace(",", "")) if found else None
 
 
 def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

@@ -48,7 +48,7 @@ def test_bits_per_byte_of_a_text(tiny: Any, tokenizer: Any) -> None:
 
 def test_perplexity_of_texts_is_per_token_over_all(tiny: Any, tokenizer: Any) -> None:
     texts = ["one", "another text"]
-    metric = TextScorer("t", texts, unit="perplexity").score(tiny, tokenizer, 4)["t_perplexity"]
+    metric = TextScorer("t", texts, units=("perplexity",)).score(tiny, tokenizer, 4)["t_perplexity"]
     nats = [math.log(v) * len(t) for v, t in zip(metric.examples or [], texts, strict=True)]
     assert metric.value == pytest.approx(math.exp(sum(nats) / sum(map(len, texts))), rel=1e-6)
 

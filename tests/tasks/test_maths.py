@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tasks import TaskError
+from tasks.answers import gsm8k_response
 from tasks.lm_eval.functions import metamath_gsm8k_scores
-from tasks.maths import MathsTask, gsm8k_response, metamath_segments
+from tasks.maths import MathsTask, metamath_segments
 from tasks.tokens import IGNORED
 
 ANSWER = "He has <<3*4=12>>12 and 2 more.\nThat is 14.\n#### 14"

@@ -1,0 +1,88 @@
+"""How the test split of a set of one's own is scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.answers import metamath_answer, same_answer
+from tasks.data import text_fingerprint
+from tasks.generation import greedy
+from tasks.likelihood import continuation_losses
+from tasks.metrics import Metric, Scorer
+from tasks.prompts import metamath_eval_prompt
+from tasks.tokens import bos, encode, split_encode
+
+ANSWER_TOKENS = 400  # as the task files for GSM8K allow
+
+
+class AnswerScorer(Scorer):
+    """Greedy answers to MetaMath's prompt, what follows "The answer is:" compared.
+
+    items: (query, wanted answer).
+    """
+
+    def __init__(self, name: str, items: Sequence[tuple[str, str]]) -> None:
+        self.name = name
+        self.items = list(items)
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        """`<name>_exact_match`, and `<name>_extracted`: whether there was an answer at all."""
+        start = bos(tokenizer)
+        tokens = greedy(
+            model,
+            [start + encode(tokenizer, metamath_eval_prompt(query)) for query, _ in self.items],
+            ANSWER_TOKENS,
+            batch_size=batch_size,
+            stop_ids=[] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id],
+        )
+        given = [metamath_answer(tokenizer.decode(ids)) for ids in tokens]
+        right = [
+            float(same_answer(answer, wanted))
+            for answer, (_, wanted) in zip(given, self.items, strict=True)
+        ]
+        return {
+            f"{self.name}_exact_match": Metric.mean(right),
+            f"{self.name}_extracted": Metric.mean([float(a is not None) for a in given]),
+        }
+
+    def cache_key(self) -> dict[str, Any]:
+        return {"items": text_fingerprint(text for item in self.items for text in item)}
+
+
+class ResponseScorer(Scorer):
+    """How well the last response of each conversation is foretold from what comes before it.
+
+    items: (text before, response with what ends it).
+    """
+
+    def __init__(self, name: str, items: Sequence[tuple[str, str]]) -> None:
+        self.name = name
+        self.items = list(items)
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        """`<name>_response_perplexity`, a token, over all responses together."""
+        start = bos(tokenizer)
+        pairs = []
+        for before, response in self.items:
+            head, tail = split_encode(tokenizer, before, response)
+            pairs.append((start + head, tail))
+        losses = continuation_losses(model, pairs, batch_size)
+        tokens = sum(map(len, losses))
+        return {
+            f"{self.name}_response_perplexity": Metric(
+                value=_perplexity(math.fsum(map(math.fsum, losses)) / tokens),
+                n=len(losses),
+                higher_is_better=False,
+                unit="perplexity",
+                examples=[_perplexity(math.fsum(row) / len(row)) for row in losses],
+            )
+        }
+
+    def cache_key(self) -> dict[str, Any]:
+        return {"items": text_fingerprint(text for item in self.items for text in item)}
+
+
+def _perplexity(nats: float) -> float:
+    return math.exp(min(nats, 700.0))  # past 700 a double overflows
