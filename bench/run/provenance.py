@@ -101,7 +101,7 @@ def _version(name: str) -> str | None:
 
 def _git() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code lies in, and whether tracked files differ from it."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
 

@@ -40,6 +40,18 @@ def test_a_cell_leaves_its_record_and_nothing_else(
     assert "'trainer.score_steps=[3,6]'" in record["command"]  # as a shell takes it
 
 
+def test_a_record_names_the_commit_of_its_code(run: Any, records_of: Records, root: Path) -> None:
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if head.returncode:
+        pytest.skip("not a checkout")
+    assert run().status == 0
+    environment = only(records_of())["environment"]
+    assert environment["git_commit"] == head.stdout.strip()
+    assert environment["git_dirty"] in (True, False)
+
+
 def test_a_rerun_does_nothing_and_force_repeats_to_the_bit(
     run: Any, records_of: Records, tmp_path: Path
 ) -> None:

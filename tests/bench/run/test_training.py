@@ -20,7 +20,7 @@ from methods.mora import MoRA
 from methods.relora import ReLoRA
 
 CPU = Placement(torch.device("cpu"), "fp32")
-MODEL = Path(__file__).resolve().parents[2] / "conf" / "model" / "tiny.yaml"
+MODEL = Path(__file__).resolve().parents[3] / "conf" / "model" / "tiny.yaml"
 
 
 class Rows(Dataset[dict[str, list[int]]]):

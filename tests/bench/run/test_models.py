@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from bench.errors import UserError
 from bench.run import models, wheel
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
 CPU = torch.device("cpu")
 
