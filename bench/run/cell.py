@@ -22,6 +22,7 @@ from bench.run import (
     models,
     perturbation,
     provenance,
+    saving,
     scoring,
     tracking,
     training,
@@ -52,6 +53,7 @@ def prepare(plan: Plan) -> Cell:
     if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
         raise UserError(f"seed={config['seed']} must be a whole number.")
     perturbation.check(config["perturb"], config["perturb_seed"])
+    saving.check(config)
     training.check(config["trainer"])
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
@@ -135,7 +137,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
         }
         record["task"]["data"] = task.data_card()
         if not diverged:
-            record |= _look(cell, model, dataset)
+            record |= _look(cell, model, tokenizer, dataset)
         record["finished"] = _now()
         if distributed.first():
             with interrupts.deferred():
@@ -147,8 +149,8 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     return record
 
 
-def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
-    """What else is wanted of the trained model; the audit comes last, as it merges."""
+def _look(cell: Cell, model: nn.Module, tokenizer: Any, dataset: Any) -> dict[str, Any]:
+    """What else is wanted of the trained model; what merges it comes last."""
     config, method = cell.plan.config, cell.method
     found: dict[str, Any] = {}
     if config["save_adapter"] and distributed.first():
@@ -157,6 +159,11 @@ def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
         found["spectrum"] = analysis.spectrum(method.delta_weights(model))
     if config["analysis"]["merge_audit"] and not method.trains_base:
         found["merge_audit"] = analysis.merge_audit(method, model, dataset)
+    if config["save_model"] and distributed.first():
+        folder = cell.plan.folder / cell.plan.cell / "model"
+        found["saved_model"] = saving.save(
+            method.merge(model), tokenizer, folder, config["save_dtype"]
+        )
     return found
 
 
