@@ -19,6 +19,7 @@ from bench.run import (
     device,
     distributed,
     interrupts,
+    memory,
     models,
     perturbation,
     provenance,
@@ -74,7 +75,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     """
     plan, config, method, task = cell.plan, cell.plan.config, cell.method, cell.task
     started, begin = _now(), time.perf_counter()
-    provenance.start_memory_watch(cell.placement)
+    memory.collect_garbage()
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     loaded = models.load(
@@ -130,7 +131,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
                 "scoring_seconds": scoring_seconds,
                 "tokens": history.tokens,
                 "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
-                "peak_memory_bytes": provenance.peak_memory_bytes(cell.placement),
+                "peak_memory_bytes": history.peak_memory_bytes,
             },
             "started": started,
             **score.fields(before, final),
