@@ -13,7 +13,6 @@ from torch import nn
 from transformers import set_seed
 
 from bench import records
-from bench.errors import UserError
 from bench.run import (
     analysis,
     device,
@@ -29,6 +28,7 @@ from bench.run import (
     training,
 )
 from bench.run.build import build
+from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_whole
 from bench.run.plan import Plan, tidy
 from bench.run.progress import Progress
 from methods import Method
@@ -51,15 +51,18 @@ def prepare(plan: Plan) -> Cell:
     Raises UserError, MethodError or TaskError; nothing has been written by then.
     """
     config = plan.config
-    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
-        raise UserError(f"seed={config['seed']} must be a whole number.")
+    check_whole("seed", config["seed"], 0, LARGEST_SEED)
+    check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
+    if config["threads"] is not None:
+        check_whole("threads", config["threads"], 1, MOST_THREADS)
     perturbation.check(config["perturb"], config["perturb_seed"])
+    analysis.check(config["analysis"])
     saving.check(config)
     training.check(config["trainer"])
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
-    method, task = build(config["method"]), build(config["task"])
     placement = device.resolve(config["device"], config["precision"])
+    method, task = build(config["method"]), build(config["task"])
     records.prepare_folder(plan.folder)
     task.prepare()
     models.check(config["model"])
@@ -138,7 +141,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
         }
         record["task"]["data"] = task.data_card()
         if not diverged:
-            record |= _look(cell, model, tokenizer, dataset)
+            record |= _look(cell, model, tokenizer, dataset, score)
         record["finished"] = _now()
         if distributed.first():
             with interrupts.deferred():
@@ -150,14 +153,20 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     return record
 
 
-def _look(cell: Cell, model: nn.Module, tokenizer: Any, dataset: Any) -> dict[str, Any]:
+def _look(
+    cell: Cell, model: nn.Module, tokenizer: Any, dataset: Any, score: scoring.Scoring
+) -> dict[str, Any]:
     """What else is wanted of the trained model; what merges it comes last."""
     config, method = cell.plan.config, cell.method
     found: dict[str, Any] = {}
     if config["save_adapter"] and distributed.first():
         method.save(model, cell.plan.folder / cell.plan.cell)
+    cuts = config["analysis"]["rank_cuts"]
+    deltas = method.delta_weights(model) if cuts or config["analysis"]["spectrum"] else {}
     if config["analysis"]["spectrum"]:
-        found["spectrum"] = analysis.spectrum(method.delta_weights(model))
+        found["spectrum"] = analysis.spectrum(deltas)
+    if cuts:
+        found["rank_cuts"] = analysis.rank_cuts(model, deltas, cuts, lambda: score.along(model))
     if config["analysis"]["merge_audit"] and not method.trains_base:
         found["merge_audit"] = analysis.merge_audit(method, model, dataset)
     if config["save_model"] and distributed.first():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bench.errors import UserError
+from bench.run.inputs import LARGEST_SEED, check_whole
 
 LIMIT = 0.1  # from here on it would be another model
 
@@ -24,8 +25,7 @@ def check(perturb: Any, seed: Any) -> None:
         raise UserError(
             f"perturb={perturb} must be a number of at least 0 (no perturbation) and below {LIMIT}."
         )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"perturb_seed={seed} must be a whole number from 0 to {2**32 - 1}.")
+    check_whole("perturb_seed", seed, 0, LARGEST_SEED)
 
 
 @torch.no_grad()

@@ -58,8 +58,8 @@ class Scoring:
         return metrics
 
     def along(self, model: Any) -> dict[str, float]:
-        """The cheap scores during training."""
-        cheap = [scorer for scorer in self.learned if scorer.when == "along"]
+        """The cheap scores during training, of what is learned and of what may be forgotten."""
+        cheap = [s for s in [*self.learned, *self.forgotten] if s.when == "along"]
         return {
             name: metric.value
             for scorer in cheap

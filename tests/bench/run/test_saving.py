@@ -92,9 +92,3 @@ def test_a_cell_leaves_its_merged_model(
         for metrics in (second["before"], record["metrics"])
     )
     assert before == pytest.approx(after)
-
-
-def test_mistakes_are_refused(run: Any, records_of: Records) -> None:
-    ended = run("save_dtype=int8")
-    assert ended.status == 2 and "save_dtype=int8 is unknown; choose bf16 | fp32" in ended.err
-    assert records_of() == []
