@@ -23,10 +23,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from bench import records
 from bench.run import device, models
+from bench.run.batches import IGNORED, Collator, head_only_where
 from bench.run.build import build
 from bench.run.plan import Plan, plan
 from bench.run.progress import Progress
-from bench.run.training import IGNORED, Collator, head_only_where
 from bench.sweep.attempt import attempt
 from bench.sweep.leases import Watcher
 from methods import Method

@@ -20,8 +20,8 @@ from hydra import compose, initialize_config_module
 from torch import nn
 
 from bench.run import device, models
+from bench.run.batches import head_only_where
 from bench.run.build import build
-from bench.run.training import head_only_where
 from methods import Method
 from methods.base import LLAMA_LINEARS
 

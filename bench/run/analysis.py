@@ -1,13 +1,15 @@
-"""Looking at a trained model: the spectrum of delta W, and whether merging is exact."""
+"""Looking at a trained model: the spectrum and rank of delta W, and whether merging is exact."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UserError
 from methods import Method
 from methods.base import adapted_layers
 from tasks.generation import device_of, evaluating
@@ -47,6 +49,68 @@ def known_digits(values: list[float]) -> list[float]:
     """
     least = 10.0**-DIGITS * max(values, default=0.0)
     return [float(f"{value:.{DIGITS}g}") if value > least else 0.0 for value in values]
+
+
+def rank_cuts(
+    model: nn.Module,
+    deltas: Mapping[str, Tensor],
+    ranks: Sequence[int],
+    score: Callable[[], Mapping[str, float]],
+) -> dict[str, dict[str, float]]:
+    """Is it the rank? The trained model's scores with every delta W (d_out, d_in) cut to rank k.
+
+    {"k": scores, and `energy`: the share of delta W's squared Frobenius norm within its first k
+    singular values, mean over layers}. Cut by SVD, the nearest weight of that rank (Eckart and
+    Young 1936). ``score`` scores ``model``, which is left as it was: each layer's output is
+    corrected by what the cut takes away, so that any method's layers can be cut.
+    """
+    factors = {name: torch.linalg.svd(d.float(), full_matrices=False) for name, d in deltas.items()}
+    found: dict[str, dict[str, float]] = {}
+    for rank in ranks:
+        energies = [_energy(s, rank) for _, s, _ in factors.values()]
+        tails = {
+            name: (u[:, rank:] * s[rank:]) @ v[rank:]
+            for name, (u, s, v) in factors.items()
+            if rank < len(s)
+        }
+        with _without(model, tails):
+            scores = dict(score())
+        found[str(rank)] = scores | {"energy": sum(energies) / len(energies)}
+    return found
+
+
+def _energy(values: Tensor, rank: int) -> float:
+    """Of singular values, descending; 1 where there is nothing to lose."""
+    squares = values.double().square()
+    whole = float(squares.sum())
+    return float(squares[:rank].sum()) / whole if whole > 0 else 1.0
+
+
+@contextmanager
+def _without(model: nn.Module, tails: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, each named layer computes x (W + delta W - tail)^T."""
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, output, tail=tail: (
+                output - nn.functional.linear(args[0].to(output.dtype), tail.to(output.dtype))
+            )
+        )
+        for name, tail in tails.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise UserError for analysis settings that cannot be, naming the key."""
+    for rank in settings["rank_cuts"]:
+        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+            raise UserError(
+                f"analysis.rank_cuts holds {rank}; ranks are whole numbers of at least 1."
+            )
 
 
 def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any]:

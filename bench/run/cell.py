@@ -13,20 +13,23 @@ from torch import nn
 from transformers import set_seed
 
 from bench import records
-from bench.errors import UserError
 from bench.records.redact import redact
 from bench.run import (
     analysis,
     device,
     distributed,
     interrupts,
+    memory,
     models,
+    perturbation,
     provenance,
+    saving,
     scoring,
     tracking,
     training,
 )
 from bench.run.build import build
+from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_whole
 from bench.run.plan import Plan, tidy
 from bench.run.progress import Progress
 from methods import Method
@@ -49,13 +52,18 @@ def prepare(plan: Plan) -> Cell:
     Raises UserError, MethodError or TaskError; nothing has been written by then.
     """
     config = plan.config
-    if isinstance(config["seed"], bool) or not isinstance(config["seed"], int):
-        raise UserError(f"seed={config['seed']} must be a whole number.")
+    check_whole("seed", config["seed"], 0, LARGEST_SEED)
+    check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
+    if config["threads"] is not None:
+        check_whole("threads", config["threads"], 1, MOST_THREADS)
+    perturbation.check(config["perturb"], config["perturb_seed"])
+    analysis.check(config["analysis"])
+    saving.check(config)
     training.check(config["trainer"])
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
-    method, task = build(config["method"]), build(config["task"])
     placement = plan.placement
+    method, task = build(config["method"]), build(config["task"])
     records.prepare_folder(plan.folder)
     task.prepare()
     models.check(config["model"])
@@ -71,7 +79,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     """
     plan, config, method, task = cell.plan, cell.plan.config, cell.method, cell.task
     started, begin = _now(), time.perf_counter()
-    provenance.start_memory_watch(cell.placement)
+    memory.collect_garbage()
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     loaded = models.load(
@@ -79,6 +87,8 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
         dtype=torch.float32 if method.fp32_base else cell.placement.dtype,
         device=cell.placement.device,
         seed=config["seed"],
+        perturb=config["perturb"],
+        perturb_seed=config["perturb_seed"],
     )
     model, tokenizer = loaded.model, loaded.tokenizer
     set_seed(config["seed"])
@@ -125,14 +135,14 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
                 "scoring_seconds": scoring_seconds,
                 "tokens": history.tokens,
                 "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
-                "peak_memory_bytes": provenance.peak_memory_bytes(cell.placement),
+                "peak_memory_bytes": history.peak_memory_bytes,
             },
             "started": started,
             **score.fields(before, final),
         }
         record["task"]["data"] = task.data_card()
         if not diverged:
-            record |= _look(cell, model, dataset)
+            record |= _look(cell, model, tokenizer, dataset, score)
         record["finished"] = _now()
         if distributed.first():
             with interrupts.deferred():
@@ -144,16 +154,27 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     return record
 
 
-def _look(cell: Cell, model: nn.Module, dataset: Any) -> dict[str, Any]:
-    """What else is wanted of the trained model; the audit comes last, as it merges."""
+def _look(
+    cell: Cell, model: nn.Module, tokenizer: Any, dataset: Any, score: scoring.Scoring
+) -> dict[str, Any]:
+    """What else is wanted of the trained model; what merges it comes last."""
     config, method = cell.plan.config, cell.method
     found: dict[str, Any] = {}
     if config["save_adapter"] and distributed.first():
         method.save(model, cell.plan.folder / cell.plan.cell)
+    cuts = config["analysis"]["rank_cuts"]
+    deltas = method.delta_weights(model) if cuts or config["analysis"]["spectrum"] else {}
     if config["analysis"]["spectrum"]:
-        found["spectrum"] = analysis.spectrum(method.delta_weights(model))
+        found["spectrum"] = analysis.spectrum(deltas)
+    if cuts:
+        found["rank_cuts"] = analysis.rank_cuts(model, deltas, cuts, lambda: score.along(model))
     if config["analysis"]["merge_audit"] and not method.trains_base:
         found["merge_audit"] = analysis.merge_audit(method, model, dataset)
+    if config["save_model"] and distributed.first():
+        folder = cell.plan.folder / cell.plan.cell / "model"
+        found["saved_model"] = saving.save(
+            method.merge(model), tokenizer, folder, config["save_dtype"]
+        )
     return found
 
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.run import folders
 
 KEPT = 2
 WEIGHTS, HISTORY, MANIFEST = "state.safetensors", "history.json", "manifest.json"
-DRAFT = ".writing-"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -38,23 +36,18 @@ def writing(parent: Path, number: int) -> Iterator[Path]:
 
     A disk that is full leaves the older checkpoints as they are: training goes on with a warning.
     """
-    target, draft = parent / f"checkpoint-{number}", parent / f"{DRAFT}{secrets.token_hex(4)}"
     try:
-        for left_behind in parent.glob(f"{DRAFT}*"):
+        for left_behind in parent.glob(f"{folders.DRAFT}*"):
             shutil.rmtree(left_behind, ignore_errors=True)
-        draft.mkdir(parents=True)
-        yield draft
-        _seal(draft)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-        _sync(parent)
+        with folders.replacing(parent / f"checkpoint-{number}") as draft:
+            yield draft
+            sums = {p.name: _sha256(p) for p in sorted(draft.iterdir()) if p.is_file()}
+            (draft / MANIFEST).write_text(json.dumps(sums))
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise  # not what torch.save makes of a disk that is full
         log.warning("checkpoint at step %d not written in %s: %s", number, parent, str(error))
         return
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     for old in sorted(_all(parent), key=step)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -100,29 +93,6 @@ def _all(parent: Path) -> list[Path]:
 def step(folder: Path) -> int:
     """The optimiser step after which a checkpoint was written."""
     return int(folder.name.removeprefix("checkpoint-"))
-
-
-def _seal(folder: Path) -> None:
-    files = sorted(p for p in folder.iterdir() if p.is_file())
-    for file in files:
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    sums = {p.name: _sha256(p) for p in files}
-    with (folder / MANIFEST).open("w") as handle:
-        json.dump(sums, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    _sync(folder)
-
-
-def _sync(folder: Path) -> None:
-    """Put the names in the folder on the disk, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _broken(folder: Path) -> str | None:

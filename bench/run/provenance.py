@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import platform
-import resource
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,7 +16,6 @@ PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "peft", "safetensors", "tokenizers",
     "hydra-core", "lm-eval", "wandb", "numpy", "mora-bench",
 )  # fmt: skip
-STATUS = Path("/proc/self/status")
 
 
 def environment(placement: Placement) -> dict[str, Any]:
@@ -38,35 +32,6 @@ def environment(placement: Placement) -> dict[str, Any]:
     }
 
 
-def start_memory_watch(placement: Placement) -> None:
-    """Begin a new peak, so that a cell does not inherit the one before it, nor its garbage."""
-    if gc.get_freeze_count():
-        gc.collect()
-    else:
-        # The first cell has no garbage before it. What the imports left, a million objects, is kept
-        # out of all collections from here on: each would take half a second to walk it.
-        gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-    if placement.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(placement.device)
-    elif STATUS.exists():
-        with contextlib.suppress(OSError):  # then the peak is the whole process's, an upper bound
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_bytes(placement: Placement) -> int:
-    """Highest memory in use since the watch began: the GPU's, or this process's resident set."""
-    if placement.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(placement.device)
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -76,7 +41,7 @@ def _version(name: str) -> str | None:
 
 def _git() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code lies in, and whether tracked files differ from it."""
-    root = Path(__file__).resolve().parent.parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
 

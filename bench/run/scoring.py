@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench import records
+from bench.errors import UserError
 from bench.run.device import Placement
 from bench.run.wheel import cache_folder
 from tasks import Task
@@ -57,8 +58,8 @@ class Scoring:
         return metrics
 
     def along(self, model: Any) -> dict[str, float]:
-        """The cheap scores during training."""
-        cheap = [scorer for scorer in self.learned if scorer.when == "along"]
+        """The cheap scores during training, of what is learned and of what may be forgotten."""
+        cheap = [s for s in [*self.learned, *self.forgotten] if s.when == "along"]
         return {
             name: metric.value
             for scorer in cheap
@@ -159,12 +160,6 @@ def _read(file: Path) -> Metrics | None:
 
 def _write(file: Path, metrics: Metrics) -> None:
     """Keep scores, whole or not at all; a cache that can't be written is done without."""
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
     text = json.dumps({name: asdict(metric) for name, metric in metrics.items()})
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
+    with suppress(UserError):
+        records.atomic_write(file, text.encode())

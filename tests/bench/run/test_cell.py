@@ -40,6 +40,18 @@ def test_a_cell_leaves_its_record_and_nothing_else(
     assert "'trainer.score_steps=[3,6]'" in record["command"]  # as a shell takes it
 
 
+def test_a_record_names_the_commit_of_its_code(run: Any, records_of: Records, root: Path) -> None:
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if head.returncode:
+        pytest.skip("not a checkout")
+    assert run().status == 0
+    environment = only(records_of())["environment"]
+    assert environment["git_commit"] == head.stdout.strip()
+    assert environment["git_dirty"] in (True, False)
+
+
 def test_a_rerun_does_nothing_and_force_repeats_to_the_bit(
     run: Any, records_of: Records, tmp_path: Path
 ) -> None:
@@ -77,7 +89,17 @@ def test_what_does_not_change_the_result_is_the_same_cell(run: Any, records_of: 
         (["method.rank=65"], "layers.0.self_attn.q_proj: method.rank=65 is above the rank"),
         (["method.operator=foo"], "choose truncation | sharing | decoupling | rotation"),
         (["task.pairs=0"], "task.pairs is 0"),
-        (["seed=one"], "seed=one must be a whole number"),
+        (["seed=one"], "seed=one must be a whole number from 0 to 4294967295"),
+        (["seed=-1"], "seed=-1 must be a whole number from 0 to 4294967295"),
+        (["seed=99999999999999999999"], "must be a whole number from 0 to 4294967295"),
+        (["trainer.data_seed=-2"], "trainer.data_seed=-2 must be a whole number from 0"),
+        (["threads=-4"], "threads=-4 must be a whole number from 1 to 1024"),
+        (["threads=0"], "threads=0 must be a whole number from 1 to 1024"),
+        (["threads=1.5"], "threads=1.5 must be a whole number"),
+        (["trainer.score_at_learned=[0]"], "trainer.score_at_learned holds 0; shares"),
+        (["trainer.score_at_learned=[1.5]"], "trainer.score_at_learned holds 1.5; shares"),
+        (["analysis.rank_cuts=[2,0]"], "analysis.rank_cuts holds 0; ranks"),
+        (["save_model=true", "save_dtype=int8"], "save_dtype=int8 is unknown"),
         (["trainer.max_steps=0"], "trainer.max_steps=0"),
         (["trainer.optimizer=foo"], "trainer.optimizer=foo is unknown"),
         (["trainer.schedule=foo"], "trainer.schedule=foo is unknown"),

@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.run import tracking
 from bench.run.progress import Shown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 BLOCK = 32768  # bytes; W&B's files are LevelDB logs
 
 

@@ -17,8 +17,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from bench.errors import UserError
 from bench.run import models, wheel
+from methods.lora import LoRA
+from methods.mora import MoRA
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = sorted(file.stem for file in (ROOT / "conf/model").glob("*.yaml"))
 CPU = torch.device("cpu")
 
@@ -208,6 +210,63 @@ def test_sharded_folder_has_a_checksum_and_misses_no_shard(folder: Path, tmp_pat
     shard = sorted(sharded.glob("model-*.safetensors"))[0]
     shard.unlink()
     assert shard.name in refusal(cfg)
+
+
+def test_a_stated_checksum_is_verified(folder: Path) -> None:
+    right = wheel.sha256(folder / "model.safetensors")
+    for stated in (right, f"sha256:{right}"):
+        models.check(conf("hub", source=str(folder), sha256=stated))
+    wrong = conf("hub", source=str(folder), sha256="0" * 64)
+    message = refusal(wrong)
+    assert right in message and "0" * 64 in message and "model.sha256=null" in message
+    with pytest.raises(UserError, match="damaged or of another model"):
+        load(wrong)
+
+
+def test_a_relative_folder_is_found_from_anywhere(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the current directory, or else in the checkout."""
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "bases").mkdir(parents=True)
+    monkeypatch.setattr("bench.run.hub.ROOT", tmp_path)
+    monkeypatch.chdir(elsewhere)
+    (tmp_path / "results" / "bases").mkdir(parents=True)
+    here = folder.rename(tmp_path / "results" / "bases" / "docs_1m")
+    cfg = conf("hub", source="results/bases/docs_1m")
+    models.check(cfg)
+    assert load(cfg).card["checksum"] == f"sha256:{wheel.sha256(here / 'model.safetensors')}"
+    assert models.skeleton(cfg).config.hidden_size == 64
+    (elsewhere / "results").symlink_to(tmp_path / "none")
+    message = refusal(conf("hub", source="results/bases/none"))
+    assert f"results/bases/none does not exist in {elsewhere}, nor in {tmp_path}" in message
+
+
+def test_a_folder_of_weights_alone_takes_the_byte_tokenizer(folder: Path) -> None:
+    for file in [*folder.glob("*token*"), *folder.glob("special*"), *folder.glob("*chat*")]:
+        file.unlink()
+    assert "tokenizer" in refusal(conf("hub", source=str(folder)))
+    cfg = conf("hub", source=str(folder), tokenizer="bytes")
+    models.check(cfg)
+    loaded = load(cfg)
+    ids = loaded.tokenizer("1f:", add_special_tokens=False).input_ids
+    assert ids == load(conf("tiny")).tokenizer("1f:", add_special_tokens=False).input_ids
+    assert loaded.tokenizer.bos_token_id is not None
+    assert loaded.card["tokenizer"]["source"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("docs_1m_scratch", (1, 4, 9, 16)), ("docs_5m_scratch", (2, 8, 18))]
+)
+def test_small_bases_give_lora_and_mora_one_budget(name: str, ranks: tuple[int, ...]) -> None:
+    """Exactly, rotation included, as their configurations promise."""
+    for rank in ranks:
+        counts = set()
+        for method in (LoRA(rank=rank, learning_rate=1e-3), MoRA(rank=rank, learning_rate=1e-3)):
+            model = models.skeleton(conf(name))
+            method.attach(model)
+            counts.add(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        assert len(counts) == 1
 
 
 def test_tokenizer_without_pad_token_gets_one(folder: Path) -> None:

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from bench import records
 from bench.run import checkpoints, interrupts, models, training
 from bench.run.device import Placement
+from bench.run.history import History
 from bench.run.progress import Shown
 from bench.sweep import leases
 from methods import Method
@@ -32,7 +33,7 @@ from methods.relora import ReLoRA
 from methods.remora import ReMoRA
 
 CPU = Placement(torch.device("cpu"), "fp32")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
 RESTARTS: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2, "restart_every": 3}
 METHODS: list[Method] = [
@@ -59,7 +60,9 @@ class Rows(Dataset[dict[str, list[int]]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, list[int]]:
-        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+        ids = self.rows[index]
+        mask = [0] * (len(ids) - 2) + [1] * 2
+        return {"input_ids": ids, "labels": ids, "value_mask": mask}
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def train(
     method: Method, folder: Path, guard: Callable[[], None] = lambda: None, **changes: Any
-) -> tuple[training.History, dict[str, torch.Tensor]]:
+) -> tuple[History, dict[str, torch.Tensor]]:
     """In a model loaded anew, as in a new process."""
     model = ROOT / "conf" / "model" / "tiny.yaml"
     loaded = models.load(OmegaConf.load(model), dtype=torch.float32, device=CPU.device, seed=0)
@@ -99,8 +102,8 @@ def after(calls: int, error: type[BaseException]) -> Callable[[], None]:
 
 
 def assert_same(
-    one: tuple[training.History, dict[str, torch.Tensor]],
-    other: tuple[training.History, dict[str, torch.Tensor]],
+    one: tuple[History, dict[str, torch.Tensor]],
+    other: tuple[History, dict[str, torch.Tensor]],
 ) -> None:
     """To the bit, times apart."""
     for curve in ("train", "scores"):
@@ -117,6 +120,7 @@ def test_killed_and_resumed_is_uninterrupted(method: Method, tmp_path: Path) -> 
     """Killed three times: before any checkpoint, between two, and in an epoch's middle."""
     plan: dict[str, Any] = {"checkpoint_every": 2, "score_steps": [1, 4, 8], "log_every": 3}
     plan |= {"accumulation": 2, "schedule": "jagged_cosine", "warmup_steps": 2}
+    plan |= {"score_at_learned": [0.002, 0.01, 0.02, 0.1, 1]}
     undisturbed = train(method, tmp_path / "a", **plan)
     for steps in (1, 4, 6):
         with pytest.raises(Killed):

@@ -91,18 +91,17 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 
 
 class Fixed(Scorer):
-    name = "fixed"
-
-    def __init__(self, when: Any) -> None:
-        self.when = when
+    def __init__(self, when: Any, name: str = "fixed") -> None:
+        self.when, self.name = when, name
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
-        return {f"fixed_{self.when}": Metric.mean([0.5])}
+        return {f"{self.name}_{self.when}": Metric.mean([0.5])}
 
 
 def test_only_cheap_scores_run_along(scoring: Scoring, model: Any) -> None:
     scoring.learned = [Fixed("along"), Fixed("before_after")]
-    assert scoring.along(model) == {"fixed_along": 0.5}
+    scoring.forgotten = [Fixed("along", "text"), Fixed("before_after", "text")]
+    assert scoring.along(model) == {"fixed_along": 0.5, "text_along": 0.5}
     assert set(scoring.final(model)) >= {"fixed_along", "fixed_before_after"}
 
 

@@ -1,6 +1,8 @@
 """Training: the loss is the right one, and what must not matter to it does not."""
 
+import copy
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench.run import models, training
+from bench.run import batches, models, schedule, training
 from bench.run.device import Placement
+from bench.run.history import History
 from methods import Method
 from methods.fft import FFT
 from methods.lora import LoRA
@@ -20,7 +23,7 @@ from methods.mora import MoRA
 from methods.relora import ReLoRA
 
 CPU = Placement(torch.device("cpu"), "fp32")
-MODEL = Path(__file__).resolve().parents[2] / "conf" / "model" / "tiny.yaml"
+MODEL = Path(__file__).resolve().parents[3] / "conf" / "model" / "tiny.yaml"
 
 
 class Rows(Dataset[dict[str, list[int]]]):
@@ -54,7 +57,7 @@ def tiny() -> Any:
 
 def trained(
     method: Method, data: Rows | None = None, **changes: Any
-) -> tuple[training.History, Mapping[str, torch.Tensor]]:
+) -> tuple[History, Mapping[str, torch.Tensor]]:
     loaded = tiny()
     torch.manual_seed(0)
     method.attach(loaded.model)
@@ -101,7 +104,7 @@ def test_the_loss_is_the_models_own() -> None:
     data, loaded = Rows(4), tiny()
     method = FFT(learning_rate=1e-3)
     method.attach(loaded.model)
-    batch = training.Collator(loaded.tokenizer.pad_token_id, 8)(data.rows)
+    batch = batches.Collator(loaded.tokenizer.pad_token_id, 8)(data.rows)
     with torch.no_grad():
         expected = loaded.model(input_ids=batch["input_ids"], labels=batch["labels"]).loss
     history = training.train(
@@ -165,7 +168,7 @@ def test_divergence_ends_the_run() -> None:
     ],
 )
 def test_jagged_cosine(step: int, share: float) -> None:
-    value = training.jagged_cosine(
+    value = schedule.jagged_cosine(
         step, total=110, warmup=10, every=40, restart_warmup=4, floor=0.1
     )
     assert value == pytest.approx(share)
@@ -176,8 +179,106 @@ def test_the_jagged_schedule_is_the_one_that_trains() -> None:
     history, _ = trained(method, schedule="jagged_cosine", warmup_steps=1, max_steps=6)
     rates = [point["learning_rate"] for point in history.train]
     expected = [
-        1e-2 * training.jagged_cosine(s, total=6, warmup=1, every=3, restart_warmup=2, floor=0.0)
+        1e-2 * schedule.jagged_cosine(s, total=6, warmup=1, every=3, restart_warmup=2, floor=0.0)
         for s in range(6)
     ]
     assert rates == pytest.approx(expected)
     assert rates[0] == rates[3] == 0.0
+
+
+class Valued(Rows):
+    """Rows whose last three tokens are the value; told apart in a column where `told`."""
+
+    def __init__(self, told: bool) -> None:
+        super().__init__()
+        if told:
+            for row in self.rows:
+                length = len(row["input_ids"])
+                row["value_mask"] = [0] * (length - 3) + [1] * 3
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(8, 1), (1, 8)])
+def test_the_loss_on_value_tokens_is_that_of_a_run_on_them_alone(
+    size: int, accumulation: int
+) -> None:
+    """At the first step, before the two runs part; and it changes nothing in training."""
+    whole, weights = trained(FFT(learning_rate=1e-3), Valued(True), batch_size=8)
+    plain, same = trained(FFT(learning_rate=1e-3), Valued(False), batch_size=8)
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+    assert [p["loss"] for p in whole.train] == pytest.approx([p["loss"] for p in plain.train])
+    assert not any("value_loss" in point for point in plain.train)
+    values = [point["value_loss"] for point in whole.train]
+    assert len(values) == 6 and values != [point["loss"] for point in whole.train]
+    alone = Valued(False)
+    for row in alone.rows:
+        row["labels"] = [-100] * (len(row["labels"]) - 3) + row["input_ids"][-3:]
+    expected, _ = trained(FFT(learning_rate=1e-3), alone, batch_size=8)
+    assert values[0] == pytest.approx(expected.train[0]["loss"], rel=1e-5)
+    split, _ = trained(
+        FFT(learning_rate=1e-3), Valued(True), batch_size=size, accumulation=accumulation
+    )
+    assert [p["value_loss"] for p in split.train] == pytest.approx(values, rel=1e-4)
+
+
+def test_points_hold_the_mean_of_their_steps_value_losses() -> None:
+    every, _ = trained(FFT(learning_rate=1e-3), Valued(True), log_every=1)
+    third, _ = trained(FFT(learning_rate=1e-3), Valued(True), log_every=3)
+    losses = [point["value_loss"] for point in every.train]
+    means = [sum(losses[:3]) / 3, sum(losses[3:]) / 3]
+    assert [point["value_loss"] for point in third.train] == pytest.approx(means)
+
+
+def scored(data: Rows | None = None, **changes: Any) -> History:
+    loaded, method = tiny(), FFT(learning_rate=1e-2)
+    method.attach(loaded.model)
+    return training.train(
+        loaded.model, loaded.tokenizer, method, data or Rows(8), settings(**changes), CPU, seed=0,
+        score=lambda: {"one": 1.0},
+    )  # fmt: skip
+
+
+def test_scores_come_at_shares_of_what_there_is_to_learn() -> None:
+    shares = [0.25, 0.5, 0.75, 0.99999999, 1]
+    history = scored(batch_size=8, max_steps=40, score_at_learned=shares, score_steps=[1])
+    losses = [point["loss"] for point in history.train]
+    means = [sum(losses[max(0, i - 7) : i + 1]) / min(i + 1, 8) for i in range(40)]
+    expected = [
+        (next(i for i, mean in enumerate(means) if mean < (1 - share) * losses[0]) + 1, share)
+        for share in (0.25, 0.5, 0.75)
+    ]
+    assert [(p["step"], p.get("learned")) for p in history.scores] == [
+        (1, None), *expected, (40, 1),
+    ]  # fmt: skip
+
+
+def test_what_is_learned_is_told_by_the_value_tokens() -> None:
+    """Where they are told apart: the rest of a row may be random and never be learned."""
+    changes: dict[str, Any] = {"batch_size": 8, "max_steps": 40, "score_at_learned": [0.25]}
+    history = scored(Valued(True), **changes)
+    values = [point["value_loss"] for point in history.train]
+    means = [sum(values[max(0, i - 7) : i + 1]) / min(i + 1, 8) for i in range(40)]
+    first = next(i for i, mean in enumerate(means) if mean < 0.75 * values[0]) + 1
+    assert [point["step"] for point in history.scores] == [first]
+
+
+@pytest.mark.parametrize("method", [FFT(learning_rate=1e-3), MoRA(rank=4, learning_rate=1e-2)])
+def test_peak_memory_is_that_of_training(method: Method) -> None:
+    """Scores may take far more; and so may a checkpoint, written on the way."""
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the system does not let a process begin a new peak")
+    much = 600 * 2**20
+
+    def peak(steps: list[int]) -> int:
+        loaded = tiny()
+        own = copy.deepcopy(method)
+        own.attach(loaded.model)
+        history = training.train(
+            loaded.model, loaded.tokenizer, own, Rows(), settings(score_steps=steps), CPU, seed=0,
+            score=lambda: {"sum": float(torch.ones(much // 4).sum())},
+        )  # fmt: skip
+        return history.peak_memory_bytes
+
+    torch.ones(much // 4)  # before training
+    quiet, scoring = peak([]), peak([1, 2, 6])
+    assert quiet > 50 * 2**20
+    assert scoring - quiet < much / 4
