@@ -53,9 +53,8 @@ def build(name: str, **overrides: Any) -> Method:
         OmegaConf.load(CONF / "_base.yaml"), OmegaConf.load(CONF / f"{name}.yaml")
     )
     root = OmegaConf.create({"seed": 0, "method": OmegaConf.merge(cfg, overrides)})
-    cfg = OmegaConf.to_container(root, resolve=True)["method"]
-    assert cfg.pop("name") == name and cfg.pop("defaults")
-    return instantiate(cfg)
+    assert root.method.name == name and root.method.pop("defaults")
+    return instantiate(root.method)
 
 
 every_case = pytest.mark.parametrize(("name", "settings"), CASES, ids=label)
@@ -82,8 +81,11 @@ BF16 = ("identity", "delta_weights", "merge", "save_and_load")
 
 
 @pytest.mark.parametrize("check", BF16)
-@every_case
+@pytest.mark.parametrize(
+    ("name", "settings"), [c for c in CASES if c[0] not in ("relora", "remora")], ids=label
+)
 def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
+    """Restarts need fp32: test_restarts.py."""
     CHECKS[check](
         Subject(
             lambda: build(name, learning_rate=1e-2, target_modules=["layers.*"], **settings),

@@ -202,7 +202,7 @@ def test_remora_on_a_llama_exceeds_what_mora_can_reach() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"restart_every": 0}, "method.restart_every=0 must be at least 1"),
+        ({"restart_every": 0}, "restart_every=0 must be at least 1"),
         ({"restart_warmup": 2}, "restart_warmup=2 must be at least 0 and below"),
         ({"reset_optimizer": "half"}, "reset_optimizer='half' is unknown; choose full | prune"),
         ({"prune_ratio": 1.0}, "prune_ratio=1.0 must be above 0 and below 1"),
