@@ -45,7 +45,9 @@ class DoRA(LoRA):
 class Directed(Delta):
     """Row i of V = W + scale B A is brought to the length m_i: W' = diag(m / ||V||) V.
 
-    V and the ratio m / ||V|| are formed in fp32 or wider: in bf16 a ratio of 1.003 would be 1.
+    V and the ratio m / ||V|| are formed in fp32 or wider: in bf16 a ratio of 1.003 would be 1. Over
+    a base held in bf16 the formed weight, or the output, is still rounded to bf16 in the end, so
+    that of a ratio within 0.4 % of 1 a part is lost; over a base in fp32 nothing is.
     """
 
     scale: float
