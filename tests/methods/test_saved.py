@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -212,28 +210,6 @@ def test_a_save_that_fails_leaves_the_former_one(method: Method, tmp_path, monke
         method.save(model, tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
     method.load(model, tmp_path)
-
-
-def test_a_disk_that_is_full_leaves_the_former_save(tmp_path) -> None:
-    """A file-size limit, as the disk would have it, in a process of its own."""
-
-    saved(MoRA(rank=4), tmp_path)
-    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
-    code = (
-        "import resource, signal, sys\n"
-        "from methods.mora import MoRA\n"
-        "from methods.contract import llama\n"
-        "method, model = MoRA(rank=4), llama()\n"
-        "method.attach(model)\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "method.save(model, sys.argv[1])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1 and "MethodError" not in done.stderr
-    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
 
 
 def test_nothing_but_the_saved_files_is_left(tmp_path) -> None:
