@@ -7,20 +7,17 @@ choice of operators has a row for each.
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
-import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-import methods
 from methods.base import Method, check_rank
+from methods.discover import classes
 from methods.errors import MethodError
 from methods.operators import OperatorName
 
 HEADER = ("method", "r_hat", "trainable", "of FFT", "highest rank", "bytes (fp32)")
-LEARNING_RATE = 1.0  # of no importance here
 NOTES = [
     "Rank is LoRA's for every method, so that equal ranks mean equal budgets; FFT has no rank and",
     "can't be had at an equal budget. The highest rank is delta W's, after enough restarts where",
@@ -83,34 +80,22 @@ def table(d_in: int, d_out: int, rank: int) -> tuple[list[tuple[str, ...]], list
 
 
 def every_method(rank: int) -> Iterator[tuple[str, Method]]:
-    """(label, method) of each class of the package that rank and learning rate are enough for."""
+    """(label, method) of each class of the package that a rank is enough for."""
     kind: Any
     for kind in sorted(classes(), key=lambda c: (c.name != "fft", c.name)):
         parameters = inspect.signature(kind).parameters.values()
         needed = {
             p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD
         }
-        if needed - {"rank", "learning_rate"}:
+        if needed - {"rank"}:
             continue  # the bridge to peft: what it trains is the tuner's business
         operators = (
             get_args(OperatorName) if "operator" in inspect.signature(kind).parameters else ()
         )
         for operator in operators or (None,):
             chosen = {"operator": operator} if operator else {}
-            method = kind(rank=rank, learning_rate=LEARNING_RATE, **chosen)
+            method = kind(rank=rank, **chosen)
             yield f"{method.label} {operator}" if operator else method.label, method
-
-
-def classes() -> list[type[Method]]:
-    """The concrete methods of this package's modules."""
-    found: list[type[Method]] = []
-    for module in pkgutil.iter_modules(methods.__path__):
-        if module.name == "__main__":
-            continue
-        for value in vars(importlib.import_module(f"methods.{module.name}")).values():
-            if inspect.isclass(value) and issubclass(value, Method) and value not in found:
-                found.append(value)
-    return [kind for kind in found if not inspect.isabstract(kind)]
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

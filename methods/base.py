@@ -8,24 +8,31 @@ method.merge(model)           a plain model again, with the same logits
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from methods.errors import MethodError
+from methods.files import (
+    ADAPTER_FILE,
+    METHOD_FILE,
+    as_json,
+    check_fit,
+    read_settings,
+    read_weights,
+    refuse_difference,
+    refuse_leftovers,
+    write_together,
+)
 from methods.layer import AdapterLinear, Compute
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# The second file holds the method's class and settings; see load_adapter. Where peft can read the
-# weights, its own adapter_config.json lies beside them (methods/peft_format.py).
-ADAPTER_FILE, METHOD_FILE = "adapter_model.safetensors", "method.json"
 
 
 class Method(ABC):
@@ -38,20 +45,48 @@ class Method(ABC):
     # they must be held in fp32: in bf16 small changes would be rounded away.
     fp32_base: ClassVar[bool] = False
 
-    def __init__(self, *, learning_rate: float, target_modules: Sequence[str] = LLAMA_LINEARS):
-        if not learning_rate > 0:
-            raise MethodError(f"method.learning_rate={learning_rate} must be above 0.")
+    def __init__(
+        self,
+        *,
+        learning_rate: float | None = None,
+        target_modules: Sequence[str] = LLAMA_LINEARS,
+        name: str | None = None,
+    ):
+        """learning_rate: of the optimiser groups; None for those who never ask for them.
+
+        name: the class's own or None; a configuration carries it. Raises MethodError for another.
+        """
+        if name is not None and name != self.name:
+            raise MethodError(f"name={name!r} is not {type(self).__name__}'s: it is {self.name!r}.")
+        if learning_rate is not None and not learning_rate > 0:
+            raise MethodError(f"learning_rate={learning_rate} must be above 0.")
         if isinstance(target_modules, str) or not target_modules:
             raise MethodError(
-                "method.target_modules must be a list of layer names or patterns, such as "
-                "[q_proj, v_proj]."
+                "target_modules must be a list of layer names or patterns, as [q_proj, v_proj]."
             )
-        self.learning_rate = float(learning_rate)
+        self._learning_rate = None if learning_rate is None else float(learning_rate)
         self.target_modules = tuple(target_modules)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimiser groups. Raises MethodError where none was given."""
+        if self._learning_rate is None:
+            raise MethodError(
+                f"{self.label} was made without a learning rate: give learning_rate=... to have "
+                f"optimiser groups."
+            )
+        return self._learning_rate
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Plain values: exactly what determines this method's result, its defaults included."""
+
+    def forward_settings(self) -> dict[str, Any]:
+        """Plain values: what trained weights mean, those settings that determine delta W of them.
+
+        ``load`` refuses weights that were saved under others.
+        """
+        return {}
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None:
@@ -105,26 +140,33 @@ class Method(ABC):
 
     def save(self, model: nn.Module, folder: str | Path) -> Path:
         """Write adapter_model.safetensors and method.json; return the former's path."""
-        self._write(self.state(model), folder)
+        write_together(folder, self._files(model))
         return Path(folder) / ADAPTER_FILE
 
     def load(self, model: nn.Module, folder: str | Path) -> None:
-        """Put saved weights back into a model that this method is attached to."""
-        self.load_state(model, self._read(folder))
+        """Put saved weights back into a model that this method is attached to.
 
-    def _write(self, weights: dict[str, Tensor], folder: str | Path) -> None:
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in weights.items()}, folder / ADAPTER_FILE)
+        Raises MethodError, before anything is changed, where they were saved under settings that
+        give them another meaning (``forward_settings``), or for other layers.
+        """
+        weights = read_weights(folder)
+        self.check_saved(model, folder)
+        self.load_state(model, weights)
+
+    def check_saved(self, model: nn.Module, folder: str | Path) -> None:
+        """Raise MethodError where ``folder`` was saved under other settings than this method's."""
+        saved = read_settings(folder)[1]
+        refuse_difference(str(Path(folder) / METHOD_FILE), saved, self.forward_settings())
+
+    def _files(self, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
+        """{file name: writer} of what ``save`` writes."""
+        state = {k: v.contiguous() for k, v in self.state(model).items()}
         target = f"{type(self).__module__}.{type(self).__qualname__}"
-        content = {"method": target, "settings": self.settings()}
-        (folder / METHOD_FILE).write_text(json.dumps(content, indent=2) + "\n")
-
-    def _read(self, folder: str | Path) -> dict[str, Tensor]:
-        file = Path(folder) / ADAPTER_FILE
-        if not file.is_file():
-            raise MethodError(f"{file} does not exist: {folder} holds no saved adapter.")
-        return load_file(file)
+        settings = self.settings() | self.forward_settings()
+        return {
+            ADAPTER_FILE: lambda path: save_file(state, path),
+            METHOD_FILE: as_json({"method": target, "settings": settings}),
+        }
 
 
 class AdapterMethod(Method):
@@ -143,25 +185,24 @@ class AdapterMethod(Method):
         self,
         *,
         rank: int,
-        learning_rate: float,
+        learning_rate: float | None = None,
         dropout: float = 0.0,
         target_modules: Sequence[str] = LLAMA_LINEARS,
         also_train: Sequence[str] = (),
         compute: Compute = "auto",
+        name: str | None = None,
     ):
-        super().__init__(learning_rate=learning_rate, target_modules=target_modules)
+        super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise MethodError(f"method.rank={rank!r} must be a whole number of at least 1.")
+            raise MethodError(f"rank={rank!r} must be a whole number of at least 1.")
         if not 0 <= dropout < 1:
-            raise MethodError(f"method.dropout={dropout} must be at least 0 and below 1.")
+            raise MethodError(f"dropout={dropout} must be at least 0 and below 1.")
         if compute not in ("auto", "fused", "plain"):
-            raise MethodError(
-                f"method.compute={compute!r} is unknown; choose auto | fused | plain."
-            )
+            raise MethodError(f"compute={compute!r} is unknown; choose auto | fused | plain.")
         if compute == "fused" and dropout > 0:
             raise MethodError(
-                f"method.compute=fused has no dropout (method.dropout={dropout}): a dropped input "
-                f"cannot be folded into the weight. Use method.compute=auto or method.dropout=0."
+                f"compute=fused has no dropout (dropout={dropout}): a dropped input "
+                f"cannot be folded into the weight. Use compute=auto or dropout=0."
             )
         self.rank = rank
         self.dropout = float(dropout)
@@ -169,18 +210,21 @@ class AdapterMethod(Method):
         self.compute: Compute = compute
 
     @abstractmethod
-    def adapt(self, linear: nn.Linear) -> AdapterLinear:
-        """The adapted layer in place of ``linear``, with delta W = 0."""
+    def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
+        """The adapted layer in place of ``linear``, the model's layer ``name``; delta W = 0."""
 
     def settings(self) -> dict[str, Any]:
         return {
             "rank": self.rank,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self._learning_rate,
             "dropout": self.dropout,
             "target_modules": list(self.target_modules),
             "also_train": list(self.also_train),
             "compute": self.compute,
         }
+
+    def forward_settings(self) -> dict[str, Any]:
+        return {"rank": self.rank}
 
     def attach(self, model: nn.Module) -> None:
         layers = target_layers(model, self.target_modules)
@@ -192,7 +236,7 @@ class AdapterMethod(Method):
         beside = matching_parameters(model, self.also_train, layers)
         model.requires_grad_(False)
         for name, linear in layers.items():
-            model.set_submodule(name, self.adapt(linear))
+            model.set_submodule(name, self.adapt(linear, name))
         for parameter in beside.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             parameter.requires_grad_(True)
@@ -220,19 +264,28 @@ class AdapterMethod(Method):
         return state
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        state = dict(state)
-        for name, layer in adapted_layers(model):
-            restarted = state.pop(f"{name}.base.weight", None)
-            if restarted is not None:
-                if layer.original is None:
-                    layer.original = layer.base.weight.detach().to("cpu", copy=True)
-                with torch.no_grad():
-                    layer.base.weight.copy_(restarted)
+        state, found = dict(state), []
+
+        def take(tensor: Tensor, name: str) -> None:
+            found.append((tensor, check_fit(tensor, state.pop(name, None), name)))
+
+        layers = dict(adapted_layers(model))
+        restarted = {name for name in layers if f"{name}.base.weight" in state}
+        for name, layer in layers.items():
+            if name in restarted:
+                take(layer.base.weight, f"{name}.base.weight")
             for key in layer.names:
-                copy_into(getattr(layer, key), state.pop(f"{name}.{key}", None), f"{name}.{key}")
+                take(getattr(layer, key), f"{name}.{key}")
         for name, parameter in self._beside(model).items():
-            copy_into(parameter, state.pop(name, None), name)
+            take(parameter, name)
         refuse_leftovers(state)
+        for name, layer in layers.items():
+            layer.rewind()  # what the model merged itself is no part of the state
+            if name in restarted:
+                layer.keep_original()
+        with torch.no_grad():  # not through .data: the change must show in what caches see
+            for tensor, value in found:
+                tensor.copy_(value)
 
     def _beside(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters of also_train in an attached model."""
@@ -251,9 +304,9 @@ def check_rank(rank: int, d_in: int, d_out: int) -> None:
     highest = min(d_in, d_out)
     if rank > highest:
         raise MethodError(
-            f"method.rank={rank} is above the rank that a weight of {d_in} inputs and {d_out} "
-            f"outputs can have, {highest}. Lower method.rank or leave the layer out of "
-            f"method.target_modules."
+            f"rank={rank} is above the rank that a weight of {d_in} inputs and {d_out} "
+            f"outputs can have, {highest}. Lower rank or leave the layer out of "
+            f"target_modules."
         )
 
 
@@ -280,7 +333,7 @@ def target_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Lin
         if not hits:
             linear = {n.rsplit(".", 1)[-1] for n, m in modules.items() if isinstance(m, nn.Linear)}
             raise MethodError(
-                f"method.target_modules: {pattern!r} matches no layer of {type(model).__name__}. "
+                f"target_modules: {pattern!r} matches no layer of {type(model).__name__}. "
                 f"Its linear layers are named: {', '.join(sorted(linear)) or '(it has none)'}."
             )
         for name, module in hits.items():
@@ -308,32 +361,11 @@ def matching_parameters(
         }
         if not hits:
             raise MethodError(
-                f"method.also_train: {pattern!r} matches no parameter of {type(model).__name__}. "
+                f"also_train: {pattern!r} matches no parameter of {type(model).__name__}. "
                 f"Name a module or parameter, such as embed_tokens, lm_head or '*norm'."
             )
         found |= hits
     return {n: p for n, p in model.named_parameters() if id(p) in found}
-
-
-def copy_into(parameter: Tensor, value: Tensor | None, name: str) -> None:
-    """Copy a saved tensor into a parameter of the same shape, in place."""
-    if value is None:
-        raise MethodError(f"the saved adapter has no {name}: it belongs to another configuration.")
-    if value.shape != parameter.shape:
-        raise MethodError(
-            f"the saved {name} has shape {tuple(value.shape)}, the model's is "
-            f"{tuple(parameter.shape)}: it belongs to another rank or model."
-        )
-    with torch.no_grad():  # not through .data: the change must show in the version that caches see
-        parameter.copy_(value)
-
-
-def refuse_leftovers(state: dict[str, Tensor]) -> None:
-    if state:
-        raise MethodError(
-            f"the saved adapter holds {len(state)} tensors that this method does not know, such as "
-            f"{next(iter(state))}: it belongs to another method or configuration."
-        )
 
 
 def _checked(name: str, module: nn.Module, embeddings: set[int]) -> nn.Linear:
@@ -343,7 +375,7 @@ def _checked(name: str, module: nn.Module, embeddings: set[int]) -> nn.Linear:
     if not isinstance(module, nn.Linear) and not hasattr(module, "in_features"):
         raise MethodError(
             f"layer {name} is a {type(module).__name__}, not a linear layer: name linear layers in "
-            f"method.target_modules."
+            f"target_modules."
         )
     if (
         not isinstance(weight, Tensor)
@@ -352,16 +384,16 @@ def _checked(name: str, module: nn.Module, embeddings: set[int]) -> nn.Linear:
     ):
         raise MethodError(
             f"layer {name} is quantised ({type(module).__name__}): delta W cannot be added to its "
-            f"weight. Load the model unquantised (model.dtype bf16 or fp32)."
+            f"weight. Load the model unquantised, in bf16 or fp32."
         )
     if not isinstance(module, nn.Linear):
         raise MethodError(
             f"layer {name} is a {type(module).__name__}, not an nn.Linear: leave it out of "
-            f"method.target_modules."
+            f"target_modules."
         )
     if id(weight) in embeddings:
         raise MethodError(
             f"layer {name} is tied to the embedding: an adapter on it would change the embedding "
-            f"when merged. Leave it out of method.target_modules, or untie the model."
+            f"when merged. Leave it out of target_modules, or untie the model."
         )
     return module

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from methods.layer import Delta
 from methods.lora import LoRA
+from methods.tensors import wide
 
 
 class DoRA(LoRA):
@@ -42,46 +43,58 @@ class DoRA(LoRA):
 
 @dataclass(frozen=True)
 class Directed(Delta):
-    """Row i of V = W + scale B A is brought to the length m_i: W' = diag(m / ||V||) V."""
+    """Row i of V = W + scale B A is brought to the length m_i: W' = diag(m / ||V||) V.
+
+    V and the ratio m / ||V|| are formed in fp32 or wider: in bf16 a ratio of 1.003 would be 1. Over
+    a base held in bf16 the formed weight, or the output, is still rounded to bf16 in the end, so
+    that of a ratio within 0.4 % of 1 a part is lost; over a base in fp32 nothing is.
+    """
 
     scale: float
 
-    def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
-        a, b, m = parameters
-        self._turn_(weight, a, b)
-        weight.mul_((m / lengths(weight)).to(weight.dtype).unsqueeze(1))
+    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+        a, b, m = tensors
+        v = self._turned(weight, a, b)
+        weight.copy_(v.mul_((m / lengths(v)).unsqueeze(1)))
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
+        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
     ) -> tuple[Tensor | None, ...]:
         """From G = dy^T x (d_out, d_in), the gradient of W'; the magnitude needs all of it."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        a, b, m = (p.to(dtype) for p in parameters)
-        v = weight.detach().clone()
-        self._turn_(v, a, b)
+        a, b, m = tensors
+        v = self._turned(weight, a, b)
         norm = lengths(v)
-        g = (dy.T @ x).to(dtype)
+        g = wide(dy.T @ x).to(v.dtype)
         dm = (g * v).sum(1) / norm
         g = g.mul_((m / norm).unsqueeze(1)).mul_(self.scale)
         return b.T @ g, g @ a.T, dm
 
-    def plain(self, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        a, b, m = parameters
+    def plain(
+        self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        """Under dropout as in peft: y = W x, and delta W x of the dropped x."""
+        a, b, m = tensors
         with torch.no_grad():
-            v = weight.detach().clone()
-            self._turn_(v, a, b)
-            norm = lengths(v).to(m.dtype)
-        ratio = m / norm
-        low_rank = F.linear(F.linear(x, a), b) * self.scale
-        return (ratio - 1) * F.linear(x, weight) + ratio * low_rank
+            ratio = lengths(self._turned(weight, a, b)).reciprocal()
+        ratio = m * ratio
+        base = weight.to(x.dtype)
+        y = F.linear(x, base)
+        low_rank = F.linear(F.linear(dropped, a.to(x.dtype)), b.to(x.dtype)) * self.scale
+        if dropped is x:
+            y = ratio * (y + low_rank)
+        else:
+            y = y + (ratio - 1) * F.linear(dropped, base) + ratio * low_rank
+        return (y if bias is None else y + bias).to(x.dtype)
 
-    def delta_weight(self, weight: Tensor, *parameters: Tensor) -> Tensor:
+    def delta_weight(self, weight: Tensor, *tensors: Tensor) -> Tensor:
         formed = weight.clone()
-        self.apply_(formed, *parameters)
+        self.apply_(formed, *tensors)
         return formed - weight
 
-    def _turn_(self, weight: Tensor, a: Tensor, b: Tensor) -> None:
-        weight.addmm_(b.detach().to(weight.dtype), a.detach().to(weight.dtype), alpha=self.scale)
+    def _turned(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """V (d_out, d_in), a new tensor in fp32 or wider, without gradient."""
+        v = wide(weight.detach().clone())
+        return v.addmm_(b.detach().to(v.dtype), a.detach().to(v.dtype), alpha=self.scale)
 
 
 def lengths(weight: Tensor) -> Tensor:

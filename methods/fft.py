@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, copy_into, refuse_leftovers, target_layers
+from methods.base import LLAMA_LINEARS, Method, target_layers
+from methods.files import check_fit, refuse_leftovers
 from methods.layer import Compute
 
 
@@ -25,19 +26,20 @@ class FFT(Method):
     def __init__(
         self,
         *,
-        learning_rate: float,
+        learning_rate: float | None = None,
         target_modules: Sequence[str] = LLAMA_LINEARS,
         rank: int | None = None,
         alpha: float | None = None,
         dropout: float = 0.0,
         also_train: Sequence[str] = (),
         compute: Compute = "auto",
+        name: str | None = None,
     ):
-        super().__init__(learning_rate=learning_rate, target_modules=target_modules)
+        super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         self._start: dict[str, Tensor] = {}
 
     def settings(self) -> dict[str, Any]:
-        return {"learning_rate": self.learning_rate, "target_modules": list(self.target_modules)}
+        return {"learning_rate": self._learning_rate, "target_modules": list(self.target_modules)}
 
     def attach(self, model: nn.Module) -> None:
         layers = target_layers(model, self.target_modules)
@@ -62,10 +64,13 @@ class FFT(Method):
         return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        state = dict(state)
-        for name, parameter in model.named_parameters():
-            copy_into(parameter, state.pop(name, None), name)
-        refuse_leftovers(state)
+        parameters = dict(model.named_parameters())
+        refuse_leftovers(name for name in state if name not in parameters)
+        for name, parameter in parameters.items():
+            check_fit(parameter, state.get(name), name)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state[name])
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         return d_in * d_out

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Compute = Literal["auto", "fused", "plain"]
@@ -25,36 +26,45 @@ BREAK_EVEN_TOKENS = 384
 
 
 class Delta(ABC):
-    """How parameters make delta W: all the mathematics of a method, and no state."""
+    """How parameters make delta W: all the mathematics of a method, and no state.
+
+    ``tensors`` are a layer's parameters in fp32 or wider, then its constants.
+    """
 
     @abstractmethod
-    def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
+    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
         """Turn the base weight (d_out, d_in) into W + delta W, in place."""
 
     @abstractmethod
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
+        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """Gradient of sum(dy * (x (W + delta W)^T)) for each parameter.
+        """Gradient of sum(dy * (x (W + delta W)^T)) for each parameter, in its shape.
 
-        x (n, d_in), dy (n, d_out); one tensor for each parameter, in its shape.
+        x (n, d_in), dy (n, d_out); weight is W.
         """
 
     @abstractmethod
-    def plain(self, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        """x delta W^T through activations: (..., d_in) -> (..., d_out)."""
+    def plain(
+        self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        """The whole layer through activations: (..., d_in) -> (..., d_out), in x's dtype.
 
-    def delta_weight(self, weight: Tensor, *parameters: Tensor) -> Tensor:
+        x W^T + b, and delta W on ``dropped``: x after dropout, or x itself where there is none.
+        """
+
+    def delta_weight(self, weight: Tensor, *tensors: Tensor) -> Tensor:
         """delta W (d_out, d_in) in fp32 or wider, for a base weight in that precision."""
         delta = torch.zeros_like(weight)
-        self.apply_(delta, *parameters)
+        self.apply_(delta, *tensors)
         return delta
 
 
 class AdapterLinear(nn.Module):
     """A frozen ``nn.Linear`` with a trainable delta W, in place of the linear layer.
 
-    The parameters are held in fp32 (or wider), whatever the base weight's dtype.
+    The parameters are held in fp32 (or wider), whatever the base weight's dtype. constants: fixed
+    tensors that delta W needs as well, such as places in the weight.
     """
 
     def __init__(
@@ -63,18 +73,21 @@ class AdapterLinear(nn.Module):
         parameters: dict[str, Tensor],
         delta: Delta,
         *,
+        constants: dict[str, Tensor] | None = None,
         dropout: float = 0.0,
         compute: Compute = "auto",
     ) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.names = tuple(parameters)
+        self.names, self.constants = tuple(parameters), tuple(constants or {})
         for key, value in parameters.items():
             trains = not isinstance(value, nn.Parameter) or value.requires_grad
             dtype = torch.promote_types(base.weight.dtype, torch.float32)
             held = value.detach().to(base.weight.device, dtype)
             self.register_parameter(key, nn.Parameter(held, requires_grad=trains))
+        for key, value in (constants or {}).items():
+            self.register_buffer(key, value.to(base.weight.device))
         self.delta = delta
         self.dropout = dropout
         self.compute = compute
@@ -83,44 +96,71 @@ class AdapterLinear(nn.Module):
         self.train(base.training)
 
     @property
+    def weight(self) -> Tensor:
+        """The base weight W, without delta W, as peft's layers have it: models look at its dtype.
+
+        ``effective_weight`` is W + delta W.
+        """
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base layer's bias."""
+        return self.base.bias
+
+    @property
     def adapter_parameters(self) -> tuple[nn.Parameter, ...]:
         return tuple(getattr(self, name) for name in self.names)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The parameters, then the constants: what ``delta`` is a function of."""
+        return tuple(getattr(self, name) for name in self.names + self.constants)
+
     def forward(self, x: Tensor) -> Tensor:
-        weight, parameters = self.base.weight, self.adapter_parameters
-        bias: Tensor | None = self.base.bias
+        weight, bias, tensors = self.base.weight, self.bias, self.tensors
         x = x.to(compute_dtype(x, weight))
         if bias is not None:
             bias = bias.to(x.dtype)
         if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
             return F.linear(x, self._formed_weight(x.dtype), bias)
         if self._fused(x):
-            return _FusedLinear.apply(self.delta, x, weight, bias, *parameters)
-        y = F.linear(x, weight.to(x.dtype), bias)
-        x = F.dropout(x, self.dropout, self.training)
-        return y + self.delta.plain(x, weight.to(x.dtype), *(p.to(x.dtype) for p in parameters))
+            return _FusedLinear.apply(self.delta, x, weight, bias, *tensors)
+        drops = self.training and self.dropout > 0
+        dropped = F.dropout(x, self.dropout) if drops else x
+        return self.delta.plain(x, dropped, weight, bias, *tensors)
 
     def effective_weight(self) -> Tensor:
         """W + delta W (d_out, d_in) in the base weight's dtype."""
         with torch.no_grad():
-            return form(
-                self.delta, self.base.weight, self.base.weight.dtype, self.adapter_parameters
-            )
+            return form(self.delta, self.base.weight, self.base.weight.dtype, self.tensors)
 
     def delta_weight(self) -> Tensor:
         """delta W (d_out, d_in) since the original base, restarts included, in fp32 or wider."""
         with torch.no_grad():
             weight = self.base.weight.to(torch.promote_types(self.base.weight.dtype, torch.float32))
-            delta = self.delta.delta_weight(weight, *self.adapter_parameters)
+            delta = self.delta.delta_weight(weight, *self.tensors)
             if self.original is not None:
                 delta += weight - self.original.to(weight)
             return delta
 
     def merge_into_base(self) -> None:
         """W <- W + delta W. The caller resets the parameters; the original is kept on the CPU."""
+        self.keep_original()
+        with torch.no_grad():
+            self.base.weight.copy_(self.effective_weight())
+
+    def keep_original(self) -> None:
+        """Before the base weight changes for the first time: a copy of it on the CPU."""
         if self.original is None:
             self.original = self.base.weight.detach().to("cpu", copy=True)
-        self.base.weight.data.copy_(self.effective_weight())
+
+    def rewind(self) -> None:
+        """The base weight as it was before the first merge."""
+        if self.original is not None:
+            with torch.no_grad():
+                self.base.weight.copy_(self.original)
+            self.original = None
 
     def merged(self) -> nn.Linear:
         """The plain layer with the same output: the base layer, its weight now W + delta W."""
@@ -144,42 +184,46 @@ class AdapterLinear(nn.Module):
         return worth_forming(x.numel() // self.in_features)
 
     def _formed_weight(self, dtype: torch.dtype) -> Tensor:
-        """W + delta W for evaluation, kept until a parameter or the base weight changes."""
-        tensors = (self.base.weight, *self.adapter_parameters)
-        key = (dtype, id(self.delta), *((t.data_ptr(), t._version) for t in tensors))
+        """W + delta W for evaluation, kept until a tensor that it is made of changes."""
+        tensors = (self.base.weight, *self.tensors)
+        if any(t.is_inference() for t in tensors):  # these do not count their changes
+            return form(self.delta, tensors[0], dtype, tensors[1:])
+        key = (dtype, self.delta, *((t.data_ptr(), t._version) for t in tensors))
         if self._cache is None or self._cache[0] != key:
             self._cache = (key, form(self.delta, tensors[0], dtype, tensors[1:]))
         return self._cache[1]
 
 
 class _FusedLinear(torch.autograd.Function):
-    """y = x (W + delta W)^T + b, keeping only x (and the parameters themselves) for backward."""
+    """y = x (W + delta W)^T + b, keeping only x (and the layer's tensors) for backward."""
 
     @staticmethod
     def forward(
-        ctx: Any, delta: Delta, x: Tensor, weight: Tensor, bias: Tensor | None, *parameters: Tensor
+        ctx: Any, delta: Delta, x: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
     ) -> Tensor:
         ctx.delta = delta
-        ctx.save_for_backward(x, weight, *parameters)
-        return F.linear(x, form(delta, weight, x.dtype, parameters), bias)
+        ctx.save_for_backward(x, weight, *tensors)
+        return F.linear(x, form(delta, weight, x.dtype, tensors), bias)
 
     @staticmethod
+    @once_differentiable  # the gradient below is no function that autograd could see through
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *parameters = ctx.saved_tensors
+        x, weight, *tensors = ctx.saved_tensors
         dy, delta = grads[0].to(x.dtype), ctx.delta
-        dx = dy @ form(delta, weight, x.dtype, parameters) if ctx.needs_input_grad[1] else None
+        dx = dy @ form(delta, weight, x.dtype, tensors) if ctx.needs_input_grad[1] else None
         x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-        pulled = delta.pullback(x, dy, weight, *parameters)
+        pulled = delta.pullback(x, dy, weight, *tensors)
+        constants = (None,) * (len(tensors) - len(pulled))
         pulled = tuple(
-            g if g is None else g.to(p.dtype) for g, p in zip(pulled, parameters, strict=True)
+            g if g is None else g.to(p.dtype) for g, p in zip(pulled, tensors, strict=False)
         )
-        return (None, dx, None, None, *pulled)
+        return (None, dx, None, None, *pulled, *constants)
 
 
-def form(delta: Delta, weight: Tensor, dtype: torch.dtype, parameters: Any) -> Tensor:
+def form(delta: Delta, weight: Tensor, dtype: torch.dtype, tensors: Any) -> Tensor:
     """W + delta W in ``dtype``, a new tensor."""
     formed = weight.detach().clone()
-    delta.apply_(formed, *(p.detach() for p in parameters))
+    delta.apply_(formed, *(t.detach() for t in tensors))
     return formed.to(dtype)
 
 

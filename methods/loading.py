@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 
 from torch import nn
 
-from methods.base import METHOD_FILE, Method
+from methods.base import Method
 from methods.errors import MethodError
+from methods.files import METHOD_FILE, read_settings
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Method:
@@ -26,18 +26,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Method:
 
 def read_method(folder: str | Path) -> Method:
     """The method that saved ``folder``, with its settings."""
-    file = Path(folder) / METHOD_FILE
-    try:
-        content = json.loads(file.read_text())
-        target, settings = str(content["method"]), dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MethodError(
-            f"{file} cannot be read ({type(error).__name__}: {error}): the folder was not written "
-            f"by Method.save. For weights from elsewhere, attach a method and call its load."
-        ) from None
+    target, settings = read_settings(folder)
     try:
         return _method_class(target)(**settings)
     except TypeError as error:
+        file = Path(folder) / METHOD_FILE
         raise MethodError(f"{file}: the settings do not fit {target}: {error}.") from None
 
 

@@ -6,19 +6,22 @@ rsLoRA scales by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv 2312.0373
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import peft_format
-from methods.base import ADAPTER_FILE, AdapterMethod
+from methods.base import AdapterMethod
 from methods.errors import MethodError
+from methods.files import ADAPTER_FILE, METHOD_FILE, as_json, read_weights
 from methods.layer import AdapterLinear, Delta
-from methods.operators import wide
+from methods.tensors import wide
 
 
 class LoRA(AdapterMethod):
@@ -34,7 +37,7 @@ class LoRA(AdapterMethod):
         super().__init__(**shared)
         self.alpha = float(2 * self.rank if alpha is None else alpha)
         if not self.alpha > 0:
-            raise MethodError(f"method.alpha={alpha} must be above 0.")
+            raise MethodError(f"alpha={alpha} must be above 0.")
         self.rslora = bool(rslora)
 
     @property
@@ -44,7 +47,10 @@ class LoRA(AdapterMethod):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"alpha": self.alpha, "rslora": self.rslora}
 
-    def adapt(self, linear: nn.Linear) -> AdapterLinear:
+    def forward_settings(self) -> dict[str, Any]:
+        return super().forward_settings() | {"alpha": self.alpha, "rslora": self.rslora}
+
+    def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
         return AdapterLinear(
             linear, self.start(linear), self.delta(), dropout=self.dropout, compute=self.compute
         )
@@ -73,15 +79,29 @@ class LoRA(AdapterMethod):
             "use_rslora": self.rslora,
         }
 
-    def save(self, model: nn.Module, folder: str | Path) -> Path:
+    def _files(self, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
+        files = super()._files(model)
         if self.also_train:
-            return super().save(model, folder)
-        self._write(peft_format.to_peft(self.state(model)), folder)
-        peft_format.write_config(model, folder, **self.peft_fields())
-        return Path(folder) / ADAPTER_FILE
+            return files
+        weights = peft_format.to_peft({k: v.contiguous() for k, v in self.state(model).items()})
+        config = peft_format.config(model, self.peft_fields())
+        return files | {
+            ADAPTER_FILE: lambda path: save_file(weights, path),
+            peft_format.CONFIG_FILE: as_json(config),
+        }
+
+    def check_saved(self, model: nn.Module, folder: str | Path) -> None:
+        """By method.json, adapter_config.json, or both: a folder of peft has the latter alone."""
+        config = Path(folder) / peft_format.CONFIG_FILE
+        if config.exists():
+            peft_format.check_config(config, model, self.peft_fields())
+        if not config.exists() or (Path(folder) / METHOD_FILE).exists():
+            super().check_saved(model, folder)
 
     def load(self, model: nn.Module, folder: str | Path) -> None:
-        self.load_state(model, peft_format.from_peft(self._read(folder)))
+        weights = peft_format.from_peft(read_weights(folder))
+        self.check_saved(model, folder)
+        self.load_state(model, weights)
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         return (d_in + d_out) * self.rank
@@ -97,18 +117,21 @@ class LowRank(Delta):
     scale: float
     train_a: bool = True
 
-    def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
-        a, b = (p.to(weight.dtype) for p in parameters)
+    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+        a, b = (p.to(weight.dtype) for p in tensors)
         weight.addmm_(b, a, alpha=self.scale)
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
+        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
     ) -> tuple[Tensor | None, ...]:
-        a, b = (p.to(x.dtype) for p in parameters)
+        a, b = (p.to(x.dtype) for p in tensors)
         da = wide((dy @ b).T @ x) * self.scale if self.train_a else None
         db = wide(dy.T @ (x @ a.T)) * self.scale
         return da, db
 
-    def plain(self, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        a, b = parameters
-        return F.linear(F.linear(x, a), b) * self.scale
+    def plain(
+        self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        a, b = (p.to(x.dtype) for p in tensors)
+        y = F.linear(x, weight.to(x.dtype), bias)
+        return y + F.linear(F.linear(dropped, a), b) * self.scale

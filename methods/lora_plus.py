@@ -24,7 +24,7 @@ class LoRAPlus(LoRA):
     def __init__(self, *, lr_ratio: float = 4.0, **shared: Any):
         super().__init__(**shared)
         if not lr_ratio > 0:
-            raise MethodError(f"method.lr_ratio={lr_ratio} must be above 0.")
+            raise MethodError(f"lr_ratio={lr_ratio} must be above 0.")
         self.lr_ratio = float(lr_ratio)
 
     def settings(self) -> dict[str, Any]:

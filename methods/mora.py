@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods import operators
 from methods.base import AdapterMethod
+from methods.groups import Layout
 from methods.layer import AdapterLinear, Delta
-from methods.operators import Compat, Layout, Operator, OperatorName
+from methods.operators import Compat, Operator, OperatorName
 
 
 class MoRA(AdapterMethod):
@@ -43,7 +45,10 @@ class MoRA(AdapterMethod):
         self.compat = compat
 
     def settings(self) -> dict[str, Any]:
-        settings = super().settings() | {"operator": self.operator, "compat": self.compat}
+        return super().settings() | self.forward_settings()
+
+    def forward_settings(self) -> dict[str, Any]:
+        settings = super().forward_settings() | {"operator": self.operator, "compat": self.compat}
         if self.operator == "sharing":
             settings |= {"input_groups": self.input_groups, "output_groups": self.output_groups}
         return settings
@@ -64,7 +69,7 @@ class MoRA(AdapterMethod):
         super().check_shape(d_in, d_out)
         self.build(d_in, d_out)
 
-    def adapt(self, linear: nn.Linear) -> AdapterLinear:
+    def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
         operator = self.build(linear.in_features, linear.out_features)
         return AdapterLinear(
             linear,
@@ -90,13 +95,16 @@ class Square(Delta):
 
     operator: Operator
 
-    def apply_(self, weight: Tensor, *parameters: Tensor) -> None:
-        self.operator.add_delta_(weight, parameters[0])
+    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+        self.operator.add_delta_(weight, tensors[0])
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *parameters: Tensor
+        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
     ) -> tuple[Tensor | None, ...]:
         return (self.operator.pullback(x, dy),)
 
-    def plain(self, x: Tensor, weight: Tensor, *parameters: Tensor) -> Tensor:
-        return self.operator.apply(x, parameters[0])
+    def plain(
+        self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        y = F.linear(x, weight.to(x.dtype), bias)
+        return y + self.operator.apply(dropped, tensors[0].to(x.dtype))

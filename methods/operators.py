@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -34,9 +34,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from methods.errors import MethodError
+from methods.groups import Groups, Layout
+from methods.tensors import fit, outside_inference, wide
 
 OperatorName = Literal["truncation", "sharing", "decoupling", "rotation"]
-Layout = Literal["strided", "contiguous"]
 Compat = Literal["exact", "published"]
 
 
@@ -59,8 +60,8 @@ def side_length(d_in: int, d_out: int, rank: int, *, even: bool, compat: Compat 
     if side < 1:
         raise MethodError(
             f"a layer of {d_in} inputs and {d_out} outputs is too small for rotation at rank "
-            f"{rank}: r_hat would be 0. Use another method.operator or leave the layer out of "
-            f"method.target_modules."
+            f"{rank}: r_hat would be 0. Use another operator or leave the layer out of "
+            f"target_modules."
         )
     return side
 
@@ -133,63 +134,6 @@ class Truncation(Operator):
 
 
 @dataclass(frozen=True)
-class Groups:
-    """``size`` coordinates shared out over ``side`` groups (Eq. 6, App. B).
-
-    strided:    coordinate j belongs to group j mod side (Algorithm 1, the published type 1);
-    contiguous: the first groups hold ceil(size / side) neighbours, the rest floor(size / side)
-                (Algorithm 2). The paper's sentence about "adjacent" rows names this one, its
-                algorithm for the main results the other; ``strided`` is therefore the default.
-    wrap:       the published padding: the last stride is filled up with the first coordinates,
-                which then belong to two groups.
-    """
-
-    size: int
-    side: int
-    layout: Layout
-    wrap: bool = False
-
-    @cached_property
-    def padding(self) -> int:
-        return -self.size % self.side if self.layout == "strided" else 0
-
-    @cached_property
-    def split(self) -> tuple[int, int, int]:
-        """Contiguous: how many groups are long, the length of those, the length of the others."""
-        short, long_groups = divmod(self.size, self.side)
-        return long_groups, short + 1, short
-
-    def index(self, device: torch.device) -> Tensor:
-        """(size,): the group of each coordinate."""
-        return _group_index(self.size, self.side, self.layout, device)
-
-    def gather(self, x: Tensor) -> Tensor:
-        """Sum over each group: (..., size) -> (..., side)."""
-        if self.layout == "strided":
-            whole = self.size - self.size % self.side
-            sums = x[..., :whole].unflatten(-1, (-1, self.side)).sum(-2)
-            if not self.padding:
-                return sums
-            rest = x[..., whole:]  # padding all of x first would copy it
-            if self.wrap:
-                return sums + torch.cat([rest, x[..., : self.padding]], dim=-1)
-            return sums + fit(rest, self.side)
-        count, long, short = self.split
-        head, tail = x[..., : count * long], x[..., count * long :]
-        sums = [head.unflatten(-1, (count, long)).sum(-1)] if count else []
-        if short:
-            sums.append(tail.unflatten(-1, (self.side - count, short)).sum(-1))
-        return fit(torch.cat(sums, dim=-1), self.side)
-
-    def spread(self, y: Tensor) -> Tensor:
-        """Give each coordinate its group's value: (..., side) -> (..., size)."""
-        return y.index_select(-1, self.index(y.device))
-
-    def used(self) -> int:
-        return min(self.side, self.size)
-
-
-@dataclass(frozen=True)
 class Sharing(Operator):
     """Eq. 6-7: inputs of a group are summed, outputs of a group are equal.
 
@@ -200,11 +144,11 @@ class Sharing(Operator):
     input_groups: Layout = "strided"
     output_groups: Layout = "strided"
 
-    @cached_property
+    @property
     def inputs(self) -> Groups:
         return Groups(self.d_in, self.side, self.input_groups, wrap=self.compat == "published")
 
-    @cached_property
+    @property
     def outputs(self) -> Groups:
         return Groups(self.d_out, self.side, self.output_groups)
 
@@ -256,11 +200,11 @@ class Decoupling(Operator):
     rank; the published code leaves the last chunks without an output.
     """
 
-    @cached_property
+    @property
     def n_in(self) -> int:
         return -(-self.d_in // self.side)
 
-    @cached_property
+    @property
     def n_out(self) -> int:
         return -(-self.d_out // self.side)
 
@@ -269,7 +213,7 @@ class Decoupling(Operator):
         """Published: how many first inputs are repeated behind the last."""
         return -self.d_in % self.side if self.compat == "published" else 0
 
-    @cached_property
+    @property
     def sources(self) -> tuple[range, ...]:
         """The input chunks that each output chunk adds up."""
         if self.n_in <= self.n_out or self.compat == "published":
@@ -277,18 +221,6 @@ class Decoupling(Operator):
         few, extra = divmod(self.n_in, self.n_out)
         starts = [o * few + max(0, o + extra - self.n_out) for o in range(self.n_out + 1)]
         return tuple(range(a, b) for a, b in pairwise(starts))
-
-    @cached_property
-    def pieces(self) -> tuple[Piece, ...]:
-        pieces = []
-        for o, chunks in enumerate(self.sources):
-            row, col = o * self.side, chunks.start * self.side
-            rows = min(self.side, self.d_out - row)
-            end = min(chunks.stop * self.side, self.d_in)
-            pieces.append(Piece(row, rows, col, end - col, from_col=col))
-            if self.wrap and chunks.stop == self.n_in:
-                pieces.append(Piece(row, rows, 0, self.wrap, from_col=self.d_in))
-        return tuple(pieces)
 
     def compress(self, x: Tensor) -> Tensor:
         if self.wrap:
@@ -302,7 +234,7 @@ class Decoupling(Operator):
 
     def add_delta_(self, weight: Tensor, m: Tensor) -> None:
         blocks = self._blocks(m).to(weight.dtype)
-        for p in self.pieces:
+        for p in _pieces(self):
             weight[p.row : p.row + p.rows, p.col : p.col + p.cols] += blocks[
                 : p.rows, p.from_col : p.from_col + p.cols
             ]
@@ -313,7 +245,7 @@ class Decoupling(Operator):
         dy = self._fold(dy, width)
         dtype = torch.promote_types(x.dtype, torch.float32)
         blocks = x.new_zeros(self.side, width, dtype=dtype)
-        for p in self.pieces:
+        for p in _pieces(self):
             if p.row < width:
                 blocks[: p.rows, p.from_col : p.from_col + p.cols] += (
                     dy[:, p.row : p.row + p.rows].T @ x[:, p.col : p.col + p.cols]
@@ -384,8 +316,8 @@ def build(
     if wraps and 2 * d_in < side:
         raise MethodError(
             f"the published MoRA cannot run a layer of {d_in} inputs at r_hat = {side}: it pads by "
-            f"repeating inputs and needs at least {-(-side // 2)}. Use method.compat=exact or a "
-            f"lower method.rank."
+            f"repeating inputs and needs at least {-(-side // 2)}. Use compat=exact or a "
+            f"lower rank."
         )
     if name == "sharing":
         return Sharing(d_in, d_out, side, compat, input_groups, output_groups)
@@ -403,32 +335,25 @@ def check_names(name: str, input_groups: str, output_groups: str, compat: str) -
         (compat, get_args(Compat), "compat"),
     ):
         if value not in allowed:
-            raise MethodError(f"method.{what}={value!r} is unknown; choose {' | '.join(allowed)}.")
-
-
-def fit(x: Tensor, size: int) -> Tensor:
-    """Cut the last dimension to ``size``, or fill it up with zeros."""
-    return x[..., :size] if x.shape[-1] >= size else pad(x, (0, size - x.shape[-1]))
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least fp32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+            raise MethodError(f"{what}={value!r} is unknown; choose {' | '.join(allowed)}.")
 
 
 @lru_cache(maxsize=256)
-def _group_index(size: int, side: int, layout: Layout, device: torch.device) -> Tensor:
-    j = torch.arange(size, device=device)
-    if layout == "strided":
-        return j % side
-    short, long_groups = divmod(size, side)
-    boundary = long_groups * (short + 1)
-    return torch.where(
-        j < boundary, j // (short + 1), long_groups + (j - boundary) // max(short, 1)
-    )
+def _pieces(op: Decoupling) -> tuple[Piece, ...]:
+    """The blocks of delta W, from top to bottom."""
+    pieces = []
+    for o, chunks in enumerate(op.sources):
+        row, col = o * op.side, chunks.start * op.side
+        rows = min(op.side, op.d_out - row)
+        end = min(chunks.stop * op.side, op.d_in)
+        pieces.append(Piece(row, rows, col, end - col, from_col=col))
+        if op.wrap and chunks.stop == op.n_in:
+            pieces.append(Piece(row, rows, 0, op.wrap, from_col=op.d_in))
+    return tuple(pieces)
 
 
 @lru_cache(maxsize=256)
+@outside_inference
 def _angles(
     chunks: int, side: int, adjacent: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:

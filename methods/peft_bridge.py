@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, copy_into, refuse_leftovers, target_layers
+from methods.base import LLAMA_LINEARS, Method, target_layers
 from methods.errors import MethodError
-from methods.peft_format import PREFIX
+from methods.files import (
+    METHOD_FILE,
+    check_fit,
+    read_json,
+    read_settings,
+    refuse_difference,
+    refuse_leftovers,
+)
+from methods.peft_format import CONFIG_FILE, PREFIX
 
 ATTACHED = "_peft_attached"  # under this name a model keeps what it needs to save and to merge
 # Fields of a PeftConfig that say where it was made and not what it does.
@@ -29,6 +38,23 @@ PROVENANCE = (
     "revision",
     "auto_mapping",
     "inference_mode",
+)
+# Fields that say which layers, how they start or how they are trained, and not what their trained
+# weights mean; as well as those that begin with init_ or speak of dropout.
+NOT_THE_FORWARD = (
+    "task_type",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "total_step",
+    "tinit",
+    "tfinal",
+    "deltaT",
+    "beta1",
+    "beta2",
+    "orth_reg_weight",
+    "d_initial",
 )
 
 
@@ -47,19 +73,20 @@ class Peft(Method):
         self,
         *,
         peft_config: Any,
-        learning_rate: float,
+        learning_rate: float | None = None,
         target_modules: Sequence[str] = LLAMA_LINEARS,
         rank: int | None = None,
         alpha: float | None = None,
         dropout: float = 0.0,
         also_train: Sequence[str] = (),
         compute: str = "auto",
+        name: str | None = None,
     ):
         self.config = _read(peft_config)
         named = self.config.target_modules
         if named is not None:
             target_modules = [named] if isinstance(named, str) else sorted(named)
-        super().__init__(learning_rate=learning_rate, target_modules=target_modules)
+        super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         self.rank = getattr(self.config, "r", None)
         refused = {"alpha": alpha, "dropout": dropout, "also_train": also_train}
         if rank != self.rank:
@@ -67,8 +94,8 @@ class Peft(Method):
         for key, value in refused.items():
             if value:
                 raise MethodError(
-                    f"method.{key}={value} does not reach a tuner of peft: set the tuner's own "
-                    f"field in method.peft_config, as in +method.peft_config.r=8."
+                    f"{key}={value} does not reach a tuner of peft: set the tuner's own "
+                    f"field in peft_config, such as r."
                 )
         self.label = f"{type(self.config).__name__.removesuffix('Config')} (peft)"
 
@@ -76,7 +103,7 @@ class Peft(Method):
         fields = {k: v for k, v in self.config.to_dict().items() if k not in PROVENANCE}
         return {
             "rank": self.rank,
-            "learning_rate": self.learning_rate,
+            "learning_rate": self._learning_rate,
             "target_modules": list(self.target_modules),
             "peft_config": _plain(fields),
         }
@@ -143,21 +170,41 @@ class Peft(Method):
         import peft
 
         state, attached = dict(state), _attached(model)
+        moved = {}
         for name, layer in tuner_layers(model):
             if name in attached.moved:
-                key = f"{PREFIX}{name}.base_layer.weight"
-                copy_into(layer.get_base_layer().weight, state.pop(key, None), key)
+                key, weight = f"{PREFIX}{name}.base_layer.weight", layer.get_base_layer().weight
+                moved[key] = (weight, check_fit(weight, state.pop(key, None), key))
         expected = peft.get_peft_model_state_dict(attached.wrapper, save_embedding_layers=False)
-        refuse_leftovers({k: v for k, v in state.items() if k not in expected})
+        refuse_leftovers(name for name in state if name not in expected)
         for key, value in expected.items():
-            copy_into(value.clone(), state.get(key), key)  # checks presence and shape
+            check_fit(value, state.get(key), key)
+        with torch.no_grad():
+            for weight, value in moved.values():
+                weight.copy_(value)
         peft.set_peft_model_state_dict(attached.wrapper, state)
 
-    def save(self, model: nn.Module, folder: str | Path) -> Path:
+    def check_saved(self, model: nn.Module, folder: str | Path) -> None:
+        """By method.json or, where peft wrote the folder, by its adapter_config.json."""
+        file, own = Path(folder) / METHOD_FILE, _forward(_plain(self.config.to_dict()))
+        if file.exists() or not (Path(folder) / CONFIG_FILE).exists():
+            saved = read_settings(folder)[1].get("peft_config", {})
+        else:
+            file = Path(folder) / CONFIG_FILE
+            saved = read_json(file)
+            own = {key: value for key, value in own.items() if key in saved}
+        refuse_difference(str(file), saved, own)
+
+    def _files(self, model: nn.Module) -> dict[str, Callable[[Path], Any]]:
         """In peft's own format, which PeftModel.from_pretrained reads, and method.json."""
-        file = super().save(model, folder)
-        _attached(model).wrapper.peft_config["default"].save_pretrained(str(folder))
-        return file
+        config = _attached(model).wrapper.peft_config["default"]
+
+        def write(path: Path) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                config.save_pretrained(folder)
+                path.write_bytes((Path(folder) / CONFIG_FILE).read_bytes())
+
+        return super()._files(model) | {CONFIG_FILE: write}
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         """Counted on such a layer alone: peft states no formula."""
@@ -225,17 +272,17 @@ def _read(config: Any) -> Any:
         kind = KINDS.get(config.get("peft_type"))
         if kind is None:
             raise MethodError(
-                f"method.peft_config.peft_type={config.get('peft_type')!r} is unknown to peft; "
+                f"peft_config.peft_type={config.get('peft_type')!r} is unknown to peft; "
                 f"choose {' | '.join(sorted(KINDS))}, or name a class: _target_: peft.VeraConfig."
             )
         try:
             config = kind(**config)
         except (TypeError, ValueError) as error:
-            raise MethodError(f"method.peft_config: {error}") from None
+            raise MethodError(f"peft_config: {error}") from None
     if not isinstance(config, peft.PeftConfig):
         raise MethodError(
-            f"method.peft_config is a {type(config).__name__}, not a configuration of peft: set "
-            f"method.peft_config._target_=peft.VeraConfig or another."
+            f"peft_config is a {type(config).__name__}, not a configuration of peft: set "
+            f"peft_config._target_=peft.VeraConfig or another in YAML, or hand one over."
         )
     if config.is_prompt_learning or not hasattr(config, "target_modules"):
         raise MethodError(
@@ -256,6 +303,17 @@ def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
         result[name] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
     return result
+
+
+def _forward(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a PeftConfig that determine delta W of given weights."""
+    return {
+        key: value
+        for key, value in fields.items()
+        if key not in PROVENANCE + NOT_THE_FORWARD
+        and not key.startswith("init_")
+        and "dropout" not in key
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -6,17 +6,33 @@ interpretation; what this package needs beyond that lies in method.json, which p
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from methods.base import adapted_layers
+from methods.errors import MethodError
+from methods.files import read_json, refuse_difference
 
 PREFIX, CONFIG_FILE = "base_model.model.", "adapter_config.json"
 # In peft's files A and B are the weights of modules, the magnitude of DoRA is a bare parameter.
 WEIGHTS = (".lora_A", ".lora_B")
+# The fields of LoraConfig that determine delta W of given weights, as peft has them by default.
+DEFAULTS: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 8,
+    "lora_alpha": 8,
+    "use_rslora": False,
+    "use_dora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "bias": "none",
+    "lora_bias": False,
+    "modules_to_save": None,
+}
+MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def to_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -37,9 +53,9 @@ def from_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return names
 
 
-def write_config(model: nn.Module, folder: str | Path, **fields: Any) -> None:
-    """Write adapter_config.json with the fields of peft's LoraConfig."""
-    config = {
+def config(model: nn.Module, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of adapter_config.json, with these fields of peft's LoraConfig."""
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if type(model).__name__.endswith("ForCausalLM") else None,
         "base_model_name_or_path": getattr(model, "name_or_path", None) or None,
@@ -48,4 +64,43 @@ def write_config(model: nn.Module, folder: str | Path, **fields: Any) -> None:
         "bias": "none",
         **fields,
     }
-    (Path(folder) / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def check_config(file: Path, model: nn.Module, fields: Mapping[str, Any]) -> None:
+    """Raise MethodError where an adapter_config.json means another delta W than ``fields``.
+
+    ``fields`` are this method's, as LoraConfig names them. Compared are rank, alpha, scaling and
+    kind, what this package has no counterpart of (patterns of ranks, trained biases, a start that
+    changes the base weight), and the layers, as far as a list of names tells.
+    """
+    saved = DEFAULTS | read_json(file)
+    own = DEFAULTS | {k: v for k, v in fields.items() if k in DEFAULTS}
+    refuse_difference(str(file), saved, own)
+    start = str(saved.get("init_lora_weights", ""))
+    if start.lower().startswith(MOVES_BASE):
+        raise MethodError(
+            f"{file}: init_lora_weights={start!r} has changed the base weights, which the folder "
+            f"does not hold. Convert it with peft (save_pretrained with "
+            f"path_initial_model_for_weight_conversion) to a plain LoRA first."
+        )
+    names = saved.get("target_modules")
+    if not isinstance(names, list) or saved.get("layers_to_transform") is not None:
+        return
+    layers = [name for name, _ in adapted_layers(model)]
+    for layer in layers:
+        if not any(_named(layer, name) for name in names):
+            raise MethodError(
+                f"{file}: target_modules={names} does not name {layer}, which this method adapts. "
+                f"Attach the method with the saved target_modules."
+            )
+    for name in names:
+        if not any(_named(layer, name) for layer in layers):
+            raise MethodError(
+                f"{file}: target_modules names {name}, which this method does not adapt. Attach "
+                f"the method with the saved target_modules."
+            )
+
+
+def _named(layer: str, name: str) -> bool:
+    """Whether ``name``, an entry of peft's target_modules, names this layer."""
+    return layer == name or layer.endswith(f".{name}")

@@ -28,7 +28,7 @@ class ReLoRA(Restarting, LoRA):
         self.seed = int(seed)
 
     # What a restart left in the base weights has no place in peft's format.
-    save, load = AdapterMethod.save, AdapterMethod.load
+    _files, load = AdapterMethod._files, AdapterMethod.load
 
     def restart(self, layer: AdapterLinear, name: str, step: int) -> None:
         key = f"{self.seed}/{step}/{name}"  # every layer and every restart draws its own

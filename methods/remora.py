@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from methods import operators
 from methods.base import adapted_layers
 from methods.errors import MethodError
+from methods.groups import Groups, Layout
 from methods.layer import AdapterLinear
 from methods.mora import MoRA, Square
-from methods.operators import Compat, Groups, Layout, Sharing
+from methods.operators import Compat, Sharing
 from methods.restarts import Restarting
 
 # (inputs, outputs), in the published order.
@@ -30,6 +31,7 @@ LAYOUTS: tuple[tuple[Layout, Layout], ...] = (
     ("contiguous", "strided"),
     ("strided", "contiguous"),
 )
+SHARING = ("operator", "input_groups", "output_groups")
 
 
 class ReMoRA(Restarting, MoRA):
@@ -40,14 +42,16 @@ class ReMoRA(Restarting, MoRA):
     def __init__(self, *, layouts: int = 2, compat: Compat = "exact", **shared: Any):
         super().__init__(operator="sharing", compat=compat, **shared)
         if layouts not in (2, 4):
-            raise MethodError(f"method.layouts={layouts!r} is unknown; choose 2 | 4.")
+            raise MethodError(f"layouts={layouts!r} is unknown; choose 2 | 4.")
         self.layouts = int(layouts)
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings() | {"layouts": self.layouts}
-        for key in ("operator", "input_groups", "output_groups"):
-            del settings[key]
-        return settings
+        return {k: v for k, v in settings.items() if k not in SHARING}
+
+    def forward_settings(self) -> dict[str, Any]:
+        # The saved state says which layout each layer is in.
+        return {k: v for k, v in super().forward_settings().items() if k not in SHARING}
 
     def restart(self, layer: AdapterLinear, name: str, step: int) -> None:
         layer.get_parameter("M").zero_()
@@ -58,7 +62,7 @@ class ReMoRA(Restarting, MoRA):
         return super().state(model) | layouts
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        state = dict(state)
+        state, found = dict(state), []
         for name, layer in adapted_layers(model):
             layout = state.pop(f"{name}.layout", None)
             if layout is None or not 0 <= int(layout) < self.layouts:
@@ -66,8 +70,10 @@ class ReMoRA(Restarting, MoRA):
                     f"the saved adapter has no usable {name}.layout: it is no ReMoRA of "
                     f"{self.layouts} layouts."
                 )
-            self._use_layout(layer, int(layout))
+            found.append((layer, int(layout)))
         super().load_state(model, state)
+        for layer, index in found:
+            self._use_layout(layer, index)
 
     def max_rank(self, d_in: int, d_out: int) -> int:
         """Of the sum of merges, once a restart has been: the rank of both groupings together."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from methods.base import AdapterMethod, adapted_layers
+from methods.base import AdapterMethod, adapted_layers, target_layers
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
 
@@ -44,18 +44,18 @@ class Restarting(AdapterMethod):
     ):
         super().__init__(**shared)
         if isinstance(restart_every, bool) or restart_every < 1:
-            raise MethodError(f"method.restart_every={restart_every!r} must be at least 1 step.")
+            raise MethodError(f"restart_every={restart_every!r} must be at least 1 step.")
         if not 0 <= restart_warmup < restart_every:
             raise MethodError(
-                f"method.restart_warmup={restart_warmup} must be at least 0 and below "
-                f"method.restart_every={restart_every}."
+                f"restart_warmup={restart_warmup} must be at least 0 and below "
+                f"restart_every={restart_every}."
             )
         if reset_optimizer not in get_args(ResetOptimizer):
             raise MethodError(
-                f"method.reset_optimizer={reset_optimizer!r} is unknown; choose full | prune."
+                f"reset_optimizer={reset_optimizer!r} is unknown; choose full | prune."
             )
         if not 0 < prune_ratio < 1:
-            raise MethodError(f"method.prune_ratio={prune_ratio} must be above 0 and below 1.")
+            raise MethodError(f"prune_ratio={prune_ratio} must be above 0 and below 1.")
         self.restart_every, self.restart_warmup = int(restart_every), int(restart_warmup)
         self.restart_at_end = bool(restart_at_end)
         self.reset_optimizer: ResetOptimizer = reset_optimizer
@@ -71,6 +71,18 @@ class Restarting(AdapterMethod):
         return settings | (
             {"prune_ratio": self.prune_ratio} if self.reset_optimizer == "prune" else {}
         )
+
+    def attach(self, model: nn.Module) -> None:
+        """Raises MethodError for a base weight below fp32 too: merges would be lost in rounding."""
+        for name, linear in target_layers(model, self.target_modules).items():
+            dtype = linear.weight.dtype
+            if torch.promote_types(dtype, torch.float32) != dtype:
+                raise MethodError(
+                    f"layer {name} is held in {str(dtype).removeprefix('torch.')}: a restart adds "
+                    f"delta W to it, and most of that would be lost in rounding. Hold the model in "
+                    f"fp32 (model.float()) and train it under autocast."
+                )
+        super().attach(model)
 
     @abstractmethod
     def restart(self, layer: AdapterLinear, name: str, step: int) -> None:

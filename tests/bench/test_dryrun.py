@@ -165,7 +165,7 @@ def test_marks_what_is_not_in_the_paper() -> None:
         (["experiment=table1_main,table2_uuid"], "name one experiment a command"),
         (["experiment=table9"], "table9"),
         (["method.rnk=8"], "method.rnk"),
-        (["method.rank=-1", *TINY], "method.rank=-1"),
+        (["method.rank=-1", *TINY], "rank=-1"),
         (["experiment=table1_main", "scale=paper", "task=finance", "method.rank=16"], "at rank 16"),
         (["method=8"], "method=8"),
     ],

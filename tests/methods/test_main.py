@@ -37,8 +37,8 @@ def test_a_method_that_cannot_do_the_layer_is_a_note(capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["4096", "4096", "--rank", "0"], "method.rank=0 must be a whole number of at least 1"),
-        (["64", "16", "--rank", "17"], "method.rank=17 is above the rank"),
+        (["4096", "4096", "--rank", "0"], "rank=0 must be a whole number of at least 1"),
+        (["64", "16", "--rank", "17"], "rank=17 is above the rank"),
     ],
 )
 def test_mistakes_have_one_line(capsys, arguments, message) -> None:

@@ -202,7 +202,7 @@ def test_remora_on_a_llama_exceeds_what_mora_can_reach() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"restart_every": 0}, "method.restart_every=0 must be at least 1"),
+        ({"restart_every": 0}, "restart_every=0 must be at least 1"),
         ({"restart_warmup": 2}, "restart_warmup=2 must be at least 0 and below"),
         ({"reset_optimizer": "half"}, "reset_optimizer='half' is unknown; choose full | prune"),
         ({"prune_ratio": 1.0}, "prune_ratio=1.0 must be above 0 and below 1"),
@@ -222,3 +222,16 @@ def test_a_layout_beyond_the_configured_ones_is_refused() -> None:
         four.after_step(model, optimizer, step)
     with pytest.raises(MethodError, match="no ReMoRA of 2 layouts"):
         two.load_state(start(two)[0], four.state(model))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_that_would_round_the_merge_away_is_refused(kind, dtype) -> None:
+    model = Shapes(dtype)
+    before = [type(m) for m in model.modules()]
+    with pytest.raises(MethodError, match=r"layer layers\.narrow_in is held in .*float16") as error:
+        kind(**SETTINGS).attach(model)
+    assert "Hold the model in fp32 (model.float())" in str(error.value)
+    assert [type(m) for m in model.modules()] == before
+    assert all(p.requires_grad for p in model.parameters())
+    kind(**SETTINGS).attach(model.float())

@@ -85,8 +85,8 @@ def test_what_does_not_change_the_result_is_the_same_cell(run: Any, records_of: 
         (["model=nothing"], "Could not find 'model/nothing'"),
         (["method.rankk=3"], "Could not override 'method.rankk'"),
         (["+method.foo=3"], "unexpected keyword argument 'foo'"),
-        (["method.rank=0"], "method.rank=0 must be a whole number of at least 1"),
-        (["method.rank=65"], "layers.0.self_attn.q_proj: method.rank=65 is above the rank"),
+        (["method.rank=0"], "rank=0 must be a whole number of at least 1"),
+        (["method.rank=65"], "layers.0.self_attn.q_proj: rank=65 is above the rank"),
         (["method.operator=foo"], "choose truncation | sharing | decoupling | rotation"),
         (["task.pairs=0"], "task.pairs is 0"),
         (["seed=one"], "seed=one must be a whole number from 0 to 4294967295"),
@@ -191,4 +191,4 @@ def test_as_a_program(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert done.stderr == "the cell refused: method.rank=0 must be a whole number of at least 1.\n"
+    assert done.stderr == "the cell refused: rank=0 must be a whole number of at least 1.\n"
