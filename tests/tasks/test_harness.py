@@ -6,8 +6,6 @@ Rows made here stand for each set, so nothing is fetched and no local data are n
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,100 +13,18 @@ import datasets
 import lm_eval
 import numpy as np
 import pytest
-import torch
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from tasks import TaskError
-from tasks.harness import FEWSHOT_SEED, TASK_FILES, HarnessScorer, ask, metrics
+from tasks.harness import FEWSHOT_SEED, TASK_FILES, ask, metrics
 from tasks.lm_eval import functions
 from tasks.scores import SCORES, find
-from tasks.sets import SETS
 
 NAMES = sorted(path.stem for path in TASK_FILES.glob("*.yaml"))
+COUNT = 30  # rows of a file in `folder`
 OFFICIAL = Path(lm_eval.__file__).parent / "tasks"
-
-
-def choice(i: int, n: int) -> dict[str, Any]:
-    return {"choices": [f"option {i} {k}" for k in range(n)], "answer": i % n}
-
-
-def role(i: int) -> dict[str, Any]:
-    label = functions.ROLES[i % 5]
-    return {"abstract_id": i, "label": label, "text": f"Sentence {i}.", "sentence_id": i}
-
-
-ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "mmlu": lambda i: {
-        "question": f" Question {i}? ",
-        "subject": ("anatomy", "us_foreign_policy")[i % 2],
-        **choice(i, 4),
-    },
-    "gsm8k": lambda i: {"question": f"What is {i}+{i}?", "answer": f"It is.\n#### {2 * i}"},
-    "math": lambda i: {
-        "problem": f"Find {i}.",
-        "level": "Level 1",
-        "type": "Algebra",
-        "solution": f"Clearly $\\boxed{{{i}}}$.",
-    },
-    "pubmedqa": lambda i: {
-        "pubid": i,
-        "question": f"Does {i} help?",
-        "context": {"contexts": [f"Part {i}.", "The end."]},
-        "final_decision": ("yes", "no", "maybe")[i % 3],
-    },
-    "medqa_usmle": lambda i: {
-        "question": f"A patient, {i}.",
-        "options": {letter: f"drug {letter}{i}" for letter in "ABCD"},
-        "answer_idx": "ABCD"[i % 4],
-    },
-    "pubmed_rct20k": role,
-    "pubmed_section_roles": role,
-    "biomed_cloze": lambda i: {"context": f"Context {i} and a", **choice(i, 4)},
-    "financial_phrasebank": lambda i: {"sentence": f"Profit {i} rose.", "label": i % 3},
-    "fiqa_sa": lambda i: {"sentence": f"News {i}", "target": "Acme", "score": (i % 3 - 1) / 2},
-    "fin_ner": lambda i: {"tokens": ["Acme", str(i), "in", "Rome"], "tags": [7, 7, 0, 6]},
-    "headline": lambda i: {
-        "input": f"Gold {i} up\nQuestion: is it up?\nAnswer:",
-        "options": ["Yes", "No"],
-        "gold_index": i % 2,
-        "class_id": i % 3,
-    },
-    "convfinqa": lambda i: {"input": f"Table {i}. How much?", "label": f"{i}.5"},
-    "hellaswag": lambda i: {
-        "ctx_a": f"A man {i} [title] stands.",
-        "ctx_b": "he",
-        "activity_label": "Standing",
-        "endings": [f"falls {i}{k}." for k in range(4)],
-        "label": str(i % 4),
-    },
-    "winogrande": lambda i: {
-        "sentence": f"The cup {i} is not in the box as _ is small.",
-        "option1": "cup",
-        "option2": "box",
-        "answer": str(i % 2 + 1),
-    },
-    "arc_challenge": lambda i: {
-        "question": f"Which is {i}?",
-        "choices": {"text": [f"x{i}", f"y{i}", "z"], "label": ["A", "B", "C"]},
-        "answerKey": "ABC"[i % 3],
-    },
-}
-COUNT = 30
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data_dir with thirty rows of every set that is scored."""
-    root = tmp_path_factory.mktemp("data")
-    for name, make in ROWS.items():
-        (root / name).mkdir()
-        for start, file in enumerate(SETS[name].files.values()):
-            rows = [make(i) for i in range(start * COUNT, (start + 1) * COUNT)]
-            (root / name / file).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(root)
 
 
 def load_task(name: str, folder: str) -> Any:
@@ -333,87 +249,3 @@ def test_biommlu_takes_the_biomedical_subjects(folder: str) -> None:
 def test_data_come_from_the_environment_too(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MORA_BENCH_DATA", folder)
     assert len(functions.serve("gsm8k", ["test"])["test"]) == COUNT
-
-
-# --- scoring a model in memory -------------------------------------------------------------------
-
-
-def scorer(folder: str, score: str, **settings: Any) -> HarnessScorer:
-    task = SCORES[score].task
-    return HarnessScorer(
-        task, name=score, data_dir=folder, few_shot=0, sets=SCORES[score].sources, **settings
-    )
-
-
-def test_a_model_in_memory_is_left_as_it_was(
-    folder: str, tiny: Any, tokenizer: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tiny.train()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
-    side = tokenizer.padding_side
-    first = scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 2)
-    assert tiny.training
-    assert tokenizer.padding_side == side
-    assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), states[2])
-    assert capsys.readouterr() == ("", "")
-    assert first["pubmedqa_acc"].n == 4
-    assert scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 4) == first
-
-
-def test_likelihoods_are_the_models_own(folder: str, tiny: Any, tokenizer: Any) -> None:
-    """The choice that lm-eval takes is the one of a plain pass over prompt and answer."""
-    metric = scorer(folder, "pubmedqa", limit=5).score(tiny, tokenizer, 3)["pubmedqa_acc"]
-    docs = functions.serve("pubmedqa", ["test"], folder)["test"].select(range(5))
-    right = []
-    for doc in docs:
-        scores = []
-        for answer in ("yes", "no", "maybe"):
-            head = tokenizer(functions.pubmedqa_prompt(doc), add_special_tokens=False)["input_ids"]
-            tail = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
-            with torch.no_grad():
-                logs = tiny(torch.tensor([head + tail])).logits[0].log_softmax(-1)
-            scores.append(sum(float(logs[len(head) - 1 + i, t]) for i, t in enumerate(tail)))
-        best = ("yes", "no", "maybe")[int(np.argmax(scores))]
-        right.append(float(best == doc["final_decision"]))
-    assert metric.examples == right
-
-
-def test_generation_runs_and_extraction_is_apart(folder: str, tiny: Any, tokenizer: Any) -> None:
-    found = scorer(folder, "gsm8k", limit=2).score(tiny, tokenizer, 2)
-    assert set(found) == {
-        f"gsm8k_{what}_{how}"
-        for what in ("exact_match", "extracted")
-        for how in ("strict_match", "flexible_extract")
-    }
-
-
-def test_a_part_of_a_benchmark_goes_by_its_own_name(folder: str, tiny: Any, tokenizer: Any) -> None:
-    found = scorer(folder, "usmle", limit=2, whole=1273).score(tiny, tokenizer, 2)
-    assert list(found) == ["usmle_30_of_1273_acc"]
-
-
-def test_the_cache_key_follows_data_and_settings(folder: str, tmp_path: Path) -> None:
-    key = scorer(folder, "math", limit=2).cache_key()
-    assert key == scorer(folder, "math", limit=2).cache_key()
-    assert key != scorer(folder, "math", limit=3).cache_key()
-    (tmp_path / "math").mkdir()
-    (tmp_path / "math" / "test_1000.jsonl").write_text(json.dumps(ROWS["math"](0)) + "\n")
-    assert key != scorer(str(tmp_path), "math", limit=2).cache_key()
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [({"limit": 0}, "limit is 0"), ({"few_shot": -1}, "few_shot is -1")],
-)
-def test_refuses_bad_settings(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(TaskError, match=words):
-        HarnessScorer("mora_math", name="math", **settings)
-
-
-def test_too_few_examples_are_refused(folder: str, tiny: Any, tokenizer: Any) -> None:
-    many = HarnessScorer("mora_mmlu", name="mmlu", few_shot=50, limit=1, data_dir=folder)
-    with pytest.raises(TaskError, match="50 examples are asked for"):
-        many.score(tiny, tokenizer, 2)

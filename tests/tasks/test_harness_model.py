@@ -1,0 +1,98 @@
+"""lm-eval's scores of a model in memory: the model's own, and nothing disturbed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import TaskError
+from tasks.harness import HarnessScorer
+from tasks.lm_eval import functions
+from tasks.scores import SCORES
+
+
+def scorer(folder: str, score: str, **settings: Any) -> HarnessScorer:
+    task = SCORES[score].task
+    return HarnessScorer(
+        task, name=score, data_dir=folder, few_shot=0, sets=SCORES[score].sources, **settings
+    )
+
+
+def test_a_model_in_memory_is_left_as_it_was(
+    folder: str, tiny: Any, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.train()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    side = tokenizer.padding_side
+    first = scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 2)
+    assert tiny.training
+    assert tokenizer.padding_side == side
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert capsys.readouterr() == ("", "")
+    assert first["pubmedqa_acc"].n == 4
+    assert scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 4) == first
+
+
+def test_likelihoods_are_the_models_own(folder: str, tiny: Any, tokenizer: Any) -> None:
+    """The choice that lm-eval takes is the one of a plain pass over prompt and answer."""
+    metric = scorer(folder, "pubmedqa", limit=5).score(tiny, tokenizer, 3)["pubmedqa_acc"]
+    docs = functions.serve("pubmedqa", ["test"], folder)["test"].select(range(5))
+    right = []
+    for doc in docs:
+        scores = []
+        for answer in ("yes", "no", "maybe"):
+            head = tokenizer(functions.pubmedqa_prompt(doc), add_special_tokens=False)["input_ids"]
+            tail = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logs = tiny(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+            scores.append(sum(float(logs[len(head) - 1 + i, t]) for i, t in enumerate(tail)))
+        best = ("yes", "no", "maybe")[int(np.argmax(scores))]
+        right.append(float(best == doc["final_decision"]))
+    assert metric.examples == right
+
+
+def test_generation_runs_and_extraction_is_apart(folder: str, tiny: Any, tokenizer: Any) -> None:
+    found = scorer(folder, "gsm8k", limit=2).score(tiny, tokenizer, 2)
+    assert set(found) == {
+        f"gsm8k_{what}_{how}"
+        for what in ("exact_match", "extracted")
+        for how in ("strict_match", "flexible_extract")
+    }
+
+
+def test_a_part_of_a_benchmark_goes_by_its_own_name(folder: str, tiny: Any, tokenizer: Any) -> None:
+    found = scorer(folder, "usmle", limit=2, whole=1273).score(tiny, tokenizer, 2)
+    assert list(found) == ["usmle_30_of_1273_acc"]
+
+
+def test_the_cache_key_follows_data_and_settings(folder: str, tmp_path: Path) -> None:
+    key = scorer(folder, "math", limit=2).cache_key()
+    assert key == scorer(folder, "math", limit=2).cache_key()
+    assert key != scorer(folder, "math", limit=3).cache_key()
+    (tmp_path / "math").mkdir()
+    row = (Path(folder) / "math" / "test_1000.jsonl").read_text().splitlines()[0]
+    (tmp_path / "math" / "test_1000.jsonl").write_text(f"{row}\n")
+    assert key != scorer(str(tmp_path), "math", limit=2).cache_key()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"limit": 0}, "limit is 0"), ({"few_shot": -1}, "few_shot is -1")],
+)
+def test_refuses_bad_settings(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        HarnessScorer("mora_math", name="math", **settings)
+
+
+def test_too_few_examples_are_refused(folder: str, tiny: Any, tokenizer: Any) -> None:
+    many = HarnessScorer("mora_mmlu", name="mmlu", few_shot=50, limit=1, data_dir=folder)
+    with pytest.raises(TaskError, match="50 examples are asked for"):
+        many.score(tiny, tokenizer, 2)
