@@ -458,7 +458,7 @@ def test_an_experiment_without_a_task_is_refused_by_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["experiment=tabel2"], "no such experiment; choose cost | "),
+        (["experiment=tabel2"], "no such experiment; choose "),
         (["experiment=table2_uuid", "scale=huge"], "it has laptop | paper"),
         (["experiment=null"], "no such experiment"),
         (["experiment=table2_uuid,cost"], "one experiment a command"),
