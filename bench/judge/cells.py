@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from bench import records
 from bench.errors import UserError
 from bench.records import identity
+from bench.records.words import format_rate
 
 Array = NDArray[np.float64]
 
@@ -556,13 +557,6 @@ def _setting(key: str, value: Any) -> str:
     if isinstance(value, list):
         value = "+".join(map(str, value))
     return f"{key.rsplit('.', 1)[-1]}={value}"
-
-
-def format_rate(rate: float) -> str:
-    """0.0003 -> 3e-4."""
-    mantissa, exponent = f"{rate:.3e}".split("e")
-    mantissa = mantissa.rstrip("0").rstrip(".")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:

@@ -144,6 +144,14 @@ def test_sums_up_a_long_grid(capsys: pytest.CaptureFixture[str]) -> None:
     assert len([x for x in capsys.readouterr().out.splitlines() if x.startswith("uuid ")]) == 50
 
 
+def test_ids_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["experiment=table2_uuid", "method=lora,mora", "seed=0,1"]
+    assert dryrun.main([*grid, "--ids"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [row.plan.cell for row in dryrun.look(grid).rows]
+    assert "LoRA r=8 lr=0.003 seed=0" in lines[0] and "experiment=table2_uuid" in lines[0]
+
+
 def test_names_everything_that_is_missing(tmp_path: Path) -> None:
     """A run would stop at the first set; here all are named, with a model out of reach."""
     grid = ["experiment=table4_operators", "scale=paper", "method.rank=8", "trial=0"]
@@ -156,7 +164,7 @@ def test_names_everything_that_is_missing(tmp_path: Path) -> None:
 
 def test_marks_what_is_not_in_the_paper() -> None:
     grid = ["experiment=table3_pretraining", "scale=laptop", "method=fft,lora", "seed=0"]
-    assert "ours: FFT" in dryrun.text(dryrun.look(grid))
+    assert "Added to the paper's table here: FFT" in dryrun.text(dryrun.look(grid))
 
 
 @pytest.mark.parametrize(
@@ -183,5 +191,5 @@ def test_downloads_no_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
     monkeypatch.delenv("MORA_BENCH_WHEEL", raising=False)
     found = dryrun.look(["method=lora"])
-    assert ["fetches it" in problem for problem in found.missing] == [True]
+    assert ["fetches it" in str(problem) for problem in found.missing] == [True]
     assert not any(tmp_path.iterdir())

@@ -1,0 +1,12 @@
+"""How numbers of a record are written, wherever they are shown."""
+
+
+def format_rate(rate: float) -> str:
+    """A learning rate in few characters.
+
+    >>> format_rate(0.0003)
+    '3e-4'
+    """
+    mantissa, exponent = f"{rate:.3e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}"
