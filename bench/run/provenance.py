@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def _without(value: Any, secrets: list[str]) -> Any:
     return value
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -64,8 +66,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _git() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code lies in, and whether tracked files differ from it."""
+    """Commit of the checkout that this code lies in, and whether tracked files differ from it.
+
+    As of the process's first cell: its code was read before, and stays what it is.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
