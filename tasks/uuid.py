@@ -128,17 +128,18 @@ class UuidTask(Task):
         return make_pairs(self.count, self.seed)
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
-        """One row a pair, in the order of generation."""
+        """One row a pair, in the order of generation; `value_mask` is 1 on tokens of the value."""
         from datasets import Dataset
 
         start = bos(tokenizer, self.add_bos)
-        rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+        rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "value_mask": []}
         for key, value in self.pairs:
             prompt, answer = split_encode(tokenizer, f"{key}:", value)
             ids = start + prompt + answer
             hidden = len(ids) - len(answer) if self.loss_on == "value" else 0
             rows["input_ids"].append(ids)
             rows["labels"].append([IGNORED] * hidden + ids[hidden:])
+            rows["value_mask"].append([0] * (len(ids) - len(answer)) + [1] * len(answer))
         return Dataset.from_dict(rows)
 
     def scorers(self) -> list[Scorer]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +20,7 @@ from bench.run import (
     device,
     distributed,
     interrupts,
+    kept,
     memory,
     models,
     perturbation,
@@ -63,9 +65,9 @@ def prepare(plan: Plan) -> Cell:
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
     placement = plan.placement
-    method, task = build(config["method"]), build(config["task"])
+    method: Method = build(config["method"])
+    task = kept.task(config)
     records.prepare_folder(plan.folder)
-    task.prepare()
     models.check(config["model"])
     method.attach(models.skeleton(config["model"]))
     return Cell(plan, method, task, placement)
@@ -77,29 +79,36 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     guard: called at each step and before the record is written; raises where the cell is no longer
     this process's to run. Raises Stopped, a checkpoint later, where the cell is asked to leave.
     """
+    with _threads(cell.plan.config["threads"]):
+        return _run(cell, guard, progress)
+
+
+def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.Record:
     plan, config, method, task = cell.plan, cell.plan.config, cell.method, cell.task
     started, begin = _now(), time.perf_counter()
     memory.collect_garbage()
-    if config["threads"]:
-        torch.set_num_threads(config["threads"])
-    loaded = models.load(
-        config["model"],
-        dtype=torch.float32 if method.fp32_base else cell.placement.dtype,
-        device=cell.placement.device,
-        seed=config["seed"],
-        perturb=config["perturb"],
-        perturb_seed=config["perturb_seed"],
-    )
+    dtype = torch.float32 if method.fp32_base else cell.placement.dtype
+    size = config["trainer"]["score_batch_size"]
+    loaded = kept.base(config, dtype, cell.placement.device)
     model, tokenizer = loaded.model, loaded.tokenizer
     set_seed(config["seed"])
-    dataset = task.train_dataset(tokenizer)
-    score = scoring.Scoring(task, tokenizer, cell.placement, config["trainer"]["score_batch_size"])
+    key = kept.data_key(config)
+    dataset = kept.once("data", key, lambda: task.train_dataset(tokenizer))
+    scorers = kept.once("scorers", key, lambda: (task.scorers(), task.forgetting_scorers()))
+    score = scoring.Scoring(*scorers, tokenizer, cell.placement, size)
     setup_seconds = time.perf_counter() - begin
     with tracking.start(config["tracker"], _about(cell, loaded.card)) as tracker:
         begin = time.perf_counter()
-        before = score.before(model, loaded.card, learned=config["analysis"]["before"])
+        learned = config["analysis"]["before"]
+        base_key = kept.base_key(config, dtype, cell.placement.device)
+        before = kept.once(
+            "before",
+            [base_key, key, learned, size, cell.placement.precision],
+            lambda: score.before(model, loaded.card, learned=learned),
+        )
         before_seconds = time.perf_counter() - begin
 
+        set_seed(config["seed"])  # again: whatever was kept drew nothing this time
         method.attach(model)
         history = training.train(
             model,
@@ -140,7 +149,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
             "started": started,
             **score.fields(before, final),
         }
-        record["task"]["data"] = task.data_card()
+        record["task"]["data"] = kept.once("card", config["task"], task.data_card)
         if not diverged:
             record |= _look(cell, model, tokenizer, dataset, score)
         record["finished"] = _now()
@@ -152,6 +161,17 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
             tracker.finish(record, file)
         distributed.wait_for_first()
     return record
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Inside, torch has so many CPU threads, None: as many as it had. The next cell has its own."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _look(

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import resource
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,14 +17,19 @@ from bench.run.device import Placement
 STATUS = Path("/proc/self/status")
 
 
+@cache
+def _freeze() -> None:
+    """Keep what the imports left, a million objects, out of all collections from here on.
+
+    Each would take half a second to walk it.
+    """
+    gc.freeze()
+
+
 def collect_garbage() -> None:
     """Before a cell: it does not inherit the garbage of the one before it."""
-    if gc.get_freeze_count():
-        gc.collect()
-    else:
-        # The first cell has no garbage before it. What the imports left, a million objects, is kept
-        # out of all collections from here on: each would take half a second to walk it.
-        gc.freeze()
+    _freeze()  # before the first cell, which has no garbage before it
+    gc.collect()
 
 
 def start_watch(placement: Placement) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def environment(placement: Placement) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -39,8 +41,12 @@ def _version(name: str) -> str | None:
         return None
 
 
+@cache
 def _git() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code lies in, and whether tracked files differ from it."""
+    """Commit of the checkout that this code lies in, and whether tracked files differ from it.
+
+    As of the process's first cell: its code was read before, and stays what it is.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None

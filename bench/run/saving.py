@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.run import folders, hub
+from bench.run import folders, hub, wheel
 from bench.run.device import PRECISIONS
 
 
@@ -34,7 +34,7 @@ def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> dict[str, Any]
     """
     model = model.to(PRECISIONS[dtype])
     try:
-        with folders.replacing(folder) as draft:
+        with folders.replacing(folder) as draft, wheel.no_bars():
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
     except OSError as error:

@@ -20,7 +20,6 @@ from bench import records
 from bench.errors import UserError
 from bench.run.device import Placement
 from bench.run.wheel import cache_folder
-from tasks import Task
 from tasks.base import Metric, Scorer
 
 Metrics = dict[str, Metric]
@@ -32,12 +31,19 @@ PACKAGES = ("lm_eval", "torch", "transformers")
 class Scoring:
     """The scorers of one cell, in the precision that it trains in.
 
-    What is learned comes from ``task.scorers()``, what is forgotten from
-    ``task.forgetting_scorers()``; both leave the model as they found it.
+    ``learned`` comes from a task's ``scorers()``, ``forgotten`` from its ``forgetting_scorers()``;
+    both leave the model as they found it.
     """
 
-    def __init__(self, task: Task, tokenizer: Any, placement: Placement, batch_size: int) -> None:
-        self.learned, self.forgotten = task.scorers(), task.forgetting_scorers()
+    def __init__(
+        self,
+        learned: Sequence[Scorer],
+        forgotten: Sequence[Scorer],
+        tokenizer: Any,
+        placement: Placement,
+        batch_size: int,
+    ) -> None:
+        self.learned, self.forgotten = learned, forgotten
         self.tokenizer, self.placement, self.batch_size = tokenizer, placement, batch_size
         self._headlines: list[str] = []
 

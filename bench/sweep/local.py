@@ -68,16 +68,18 @@ def split(jobs: list[Job]) -> list[Job]:
 
 def one_by_one(pending: Pending, overview: Overview) -> None:
     """All cells, in this process."""
+    from bench.run import kept
     from bench.sweep.attempt import attempt
 
     watcher = Watcher()
-    while len(pending) and not interrupts.requested():
-        job = pending.next()
-        if job is None:
-            time.sleep(0.2)
-            continue
-        plan = job.plan()
-        overview.begin(0, plan.title)
-        result = attempt(plan, watcher, overview.progress(0))
-        overview.end(0, result)
-        pending.settle(job, result)
+    with kept.between_cells():
+        while len(pending) and not interrupts.requested():
+            job = pending.next()
+            if job is None:
+                time.sleep(0.2)
+                continue
+            plan = job.plan()
+            overview.begin(0, plan.title)
+            result = attempt(plan, watcher, overview.progress(0))
+            overview.end(0, result)
+            pending.settle(job, result)

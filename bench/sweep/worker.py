@@ -67,18 +67,21 @@ def main() -> None:
 
 
 def work(cells: queue.Queue[str | None], told: IO[str]) -> None:
+    from bench.run import kept
     from bench.run.plan import plan
     from bench.sweep.attempt import attempt
     from bench.sweep.leases import Watcher
 
     watcher = Watcher()
-    while not interrupts.requested():
-        tell(told, event="ready")
-        if (line := cells.get()) is None:
-            return
-        job = json.loads(line)
-        outcome = attempt(plan(json.loads(job["config"]), job["command"]), watcher, Telling(told))
-        tell(told, event="end", outcome=asdict(outcome))
+    with kept.between_cells():
+        while not interrupts.requested():
+            tell(told, event="ready")
+            if (line := cells.get()) is None:
+                return
+            job = json.loads(line)
+            planned = plan(json.loads(job["config"]), job["command"])
+            outcome = attempt(planned, watcher, Telling(told))
+            tell(told, event="end", outcome=asdict(outcome))
 
 
 if __name__ == "__main__":

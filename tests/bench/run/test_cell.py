@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers.integrations.integration_utils  # noqa: F401  (prints WANDB_MODE on import)
 
 from bench import records
@@ -169,6 +170,14 @@ def test_divergence_is_a_record_and_stops_no_sweep(run: Any, records_of: Records
     again = next(line for line in ended.err.splitlines() if line.startswith("  again: "))
     assert again.endswith("method=fft method.learning_rate=1e+20")
     assert "2 done before" in run("-m", "method=fft", "method.learning_rate=1e20,1e-3").out
+
+
+def test_threads_are_the_cells_own(run: Any, records_of: Records) -> None:
+    """The next cell of the process has those that it asks for, or the process's."""
+    before = torch.get_num_threads()
+    assert run("threads=2").status == 0
+    assert only(records_of())["environment"]["threads"] == 2
+    assert torch.get_num_threads() == before
 
 
 def test_secrets_of_the_environment_reach_no_record(

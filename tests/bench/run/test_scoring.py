@@ -38,7 +38,9 @@ def model() -> LlamaForCausalLM:
 def scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scoring:
     monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
     task = UuidTask(pairs=3, forgetting=["pydoc_topics"], forgetting_limit=2)
-    return Scoring(task, ByT5Tokenizer(), resolve("cpu", "fp32"), batch_size=4)
+    return Scoring(
+        task.scorers(), task.forgetting_scorers(), ByT5Tokenizer(), resolve("cpu", "fp32"), 4
+    )
 
 
 def test_an_untouched_model_forgets_exactly_nothing(scoring: Scoring, model: Any) -> None:

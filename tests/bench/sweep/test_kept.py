@@ -1,0 +1,121 @@
+"""Cells that share a process share base, data and scorers, and nothing else: no record shows it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from bench import records
+from bench.run import kept, models
+
+ROOT = Path(__file__).resolve().parents[3]
+MOVES = {"command", "environment.git_commit", "environment.git_dirty"}
+Records = Callable[[], list[records.Record]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A base in a folder; scores of the base are kept in no one's cache."""
+    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path / "cache"))
+    settings = OmegaConf.load(ROOT / "conf/model/tiny.yaml")
+    loaded = models.load(settings, dtype=torch.float32, device=torch.device("cpu"), seed=0)
+    loaded.model.save_pretrained(tmp_path / "base")
+    loaded.tokenizer.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+METHODS = ["method=fft,lora,mora", "method.rank=4", "analysis.spectrum=true"]
+SEEDS = ["method=mora", "seed=0,1", "perturb=0,0.001"]
+GRIDS = {
+    "methods": ("tiny", METHODS),
+    "methods on a folder": ("hub", METHODS),
+    "seeds": ("tiny", SEEDS),
+    "seeds on a folder": ("hub", SEEDS),
+    "dropout and restarts": ("tiny", ["method=lora,remora", "method.dropout=0.1,0"]),
+    "data": ("tiny", ["method=lora", "task.pairs=6,8"]),
+}
+
+
+@pytest.mark.parametrize(("model", "grid"), GRIDS.values(), ids=GRIDS.keys())
+def test_each_cell_is_as_it_is_alone(
+    run: Any, records_of: Records, folder: Path, tmp_path: Path, model: str, grid: list[str]
+) -> None:
+    common = ["trainer.max_steps=3", "trainer.score_steps=[2]", "task.forgetting=[pydoc_topics]"]
+    common += ["task.forgetting_limit=1", "analysis.before=true", f"model={model}"]
+    common += [f"model.source={folder}"] if model == "hub" else []
+    ended = run("-m", *common, *grid)
+    assert ended.status == 0, ended.err
+    together = {record["cell"]: record for record in records_of()}
+    assert len(together) >= 2
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    for record in together.values():
+        assert run(*shlex.split(record["command"])[3:]).status == 0
+    alone = {record["cell"]: record for record in records_of()}
+    assert alone.keys() == together.keys()
+    for cell, record in together.items():
+        assert set(records.differences(record, alone[cell])) <= MOVES
+
+
+def config(**model: Any) -> dict[str, Any]:
+    settings: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf/model/hub.yaml"))
+    return {
+        "model": settings | {"label": "x"} | model,
+        "seed": 0,
+        "perturb": 0.0,
+        "perturb_seed": 0,
+    }
+
+
+def base(settings: dict[str, Any]) -> models.LoadedModel:
+    return kept.base(settings, torch.float32, torch.device("cpu"))
+
+
+def test_a_cell_may_do_as_it_likes_with_its_base(folder: Path) -> None:
+    settings = config(source=str(folder))
+    with kept.between_cells():
+        first = base(settings)
+        exact = first.model.lm_head.weight.detach().clone()
+        with torch.no_grad():
+            first.model.lm_head.weight.zero_()
+        first.card["checksum"] = "another"
+        second = base(settings)
+        assert torch.equal(second.model.lm_head.weight, exact)
+        assert second.card["checksum"] != "another"
+
+
+def test_a_base_that_is_replaced_is_read_again(folder: Path) -> None:
+    settings = config(source=str(folder))
+    with kept.between_cells():
+        before = base(settings)
+        other = base(settings)
+        with torch.no_grad():
+            other.model.lm_head.weight.add_(1)
+        other.model.save_pretrained(folder)
+        after = base(settings)
+    assert not torch.equal(before.model.lm_head.weight, after.model.lm_head.weight)
+    assert torch.equal(other.model.lm_head.weight, after.model.lm_head.weight)
+
+
+def test_things_are_made_once_inside_and_each_time_outside() -> None:
+    made = []
+
+    def make() -> int:
+        made.append(len(made))
+        return made[-1]
+
+    assert [kept.once("kind", 1, make) for _ in range(2)] == [0, 1]
+    with kept.between_cells():
+        assert [kept.once("kind", key, make) for key in (1, 1, 2, 1)] == [2, 2, 3, 2]
+        assert kept.once("other", 1, make) == 4
+        for key in range(10, 10 + kept.LATEST):
+            kept.once("kind", key, make)
+        assert kept.once("kind", 1, make) == made[-1] > 8  # not for ever
+    assert kept.once("kind", 1, make) == made[-1]
