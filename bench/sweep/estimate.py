@@ -44,6 +44,8 @@ DEVICES = {
 # A usual number of tokens in an example, by task.name. What is packed has task.block instead.
 EXAMPLE_TOKENS = {
     "uuid": 67,  # LLaMA-2 about 66, SmolLM2 68
+    "facts": 3,  # of one-token entities, as everywhere in conf/experiment
+    "facts_text": 6,
     "math": 261,  # MetaMathQA: 103 million in 395,000 (Biderman et al., arXiv 2405.09673)
     "math_gsm8k_train": 220,
     "math_symbolic": 50,
