@@ -76,9 +76,12 @@ def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
-    """Plain values; what an experiment says nothing of is refused in its own words."""
+    """Plain values; what an experiment says nothing of is refused in its own words.
+
+    Ranks are keys of an experiment's table: keys become text, as in the record.
+    """
     try:
-        return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+        return dict(json.loads(json.dumps(OmegaConf.to_container(config, resolve=True))))
     except InterpolationResolutionError as error:
         cause: BaseException | None = error
         while cause is not None:

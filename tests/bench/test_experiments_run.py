@@ -1,4 +1,7 @@
-"""Every experiment at laptop scale runs for two steps, on the tiny model instead of SmolLM2."""
+"""Experiments at laptop scale run for two steps, on the tiny model instead of SmolLM2.
+
+One in the fast suite, all of them in the slow one.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +28,32 @@ ONCE = {
     "lr_fairness": ["trial=1"],
     "learn_forget": ["trial=1"],
 }
+
+
+SHORT = ("trainer.max_steps=2", "trainer.warmup_steps=0", "trainer.score_steps=[]")
+
+
+def test_a_cell_of_an_experiment_runs_once_all_is_given(run: Any, records_of: Any) -> None:
+    """From the file to the record: a method that the file's table does not name."""
+    cell = ("experiment=table2_uuid", "method=dora", *SHORT)
+    refused = run(*cell)
+    assert refused.status == 2 and "method.learning_rate=..." in refused.err
+    assert "Traceback" not in refused.err and records_of() == []
+    assert run(*cell, "method.learning_rate=1e-3").status == 0
+    (record,) = records_of()
+    assert (record["status"], record["experiment"]) == ("ok", "table2_uuid")
+    assert record["method"]["learning_rate"] == 1e-3
+    assert record["config"]["arms"]["operator"] == {"8": "rotation", "64": "sharing"}
+
+
+def test_a_grid_of_an_experiment_runs(run: Any, records_of: Any) -> None:
+    ended = run(
+        "-m", "experiment=lr_fairness", "method=fft,mora", "method.rank=8", "trial=2,3", *SHORT
+    )
+    assert ended.status == 0, ended.err
+    rates = {(r["method"]["name"], r["method"]["learning_rate"]) for r in records_of()}
+    assert rates == {("fft", 5e-4), ("fft", 1e-3), ("mora", 4e-3), ("mora", 8e-3)}
+    assert {r["seed"] for r in records_of()} == {100}
 
 
 @pytest.mark.slow
