@@ -12,7 +12,8 @@ import numpy as np
 
 from bench import records
 from bench.judge.cells import Array, Cell, Section
-from bench.judge.claims import MEASURES, Claim
+from bench.judge.claims import Claim
+from bench.judge.endpoints import KINDS
 from bench.judge.intervals import Estimate, estimate
 from bench.judge.rates import Candidate
 
@@ -30,7 +31,7 @@ class Measuring:
 
     @cached_property
     def higher_is_better(self) -> bool:
-        known = MEASURES[self.claim.measure].higher_is_better
+        known = KINDS[self.claim.endpoint.kind].higher_is_better
         if known is not None:
             return known
         return self.metric is None or self.section.metrics[self.metric].higher_is_better
@@ -39,7 +40,7 @@ class Measuring:
     def unit(self) -> str:
         if self.claim.ratio:
             return "ratio"
-        known = MEASURES[self.claim.measure].unit
+        known = KINDS[self.claim.endpoint.kind].unit
         if known is not None:
             return known
         return "" if self.metric is None else self.section.metrics[self.metric].unit
@@ -47,11 +48,11 @@ class Measuring:
     @property
     def words(self) -> str:
         metric = (self.metric or "").replace("_", " ")
-        return MEASURES[self.claim.measure].words.format(metric=metric)
+        return self.claim.endpoint.words(metric)
 
     def value(self, cell: Cell) -> float | None:
         """The claim's measure of one cell; None where the record does not have it."""
-        match self.claim.measure:
+        match self.claim.endpoint.kind:
             case "final":
                 found = cell.metrics.get(self.metric or "")
                 return None if found is None else found.value
@@ -77,7 +78,7 @@ class Measuring:
 
     def at_ceiling(self, cell: Cell) -> bool:
         """Whether a cell could not have done better: all right, where right is counted."""
-        of_metric = MEASURES[self.claim.measure].of_metric
+        of_metric = KINDS[self.claim.endpoint.kind].of_metric
         full = of_metric and self.unit == "fraction" and self.higher_is_better
         return full and self.value(cell) == 1.0
 
@@ -88,7 +89,7 @@ class Measuring:
 
     def difference(self, a: Cell, b: Cell) -> float | None:
         """Between two cells, or a cell and the claim's number; positive where a is better."""
-        if self.claim.measure == "curve":
+        if self.claim.endpoint.kind == "curve":
             steps = np.intersect1d(
                 a.scores.get("step", np.empty(0)), b.scores.get("step", np.empty(0))
             )
@@ -107,7 +108,7 @@ class Measuring:
 
     def learned(self, cell: Cell) -> float | None:
         """How good a learning rate is: the claim's own measure if it is one of learning."""
-        if MEASURES[self.claim.measure].of_metric:
+        if KINDS[self.claim.endpoint.kind].of_metric:
             value, higher = self.value(cell), self.higher_is_better
         else:
             main = self.section.main_metric()
@@ -144,7 +145,11 @@ class Measuring:
     def estimate(self, pairs: Sequence[tuple[Cell, Cell]]) -> Estimate:
         """The mean difference over the pairs, per example where the records hold examples."""
         differences = [v for a, b in pairs if (v := self.difference(a, b)) is not None]
-        if self.claim.measure != "final" or self.claim.ratio or self.claim.b.value is not None:
+        if (
+            self.claim.endpoint.kind != "final"
+            or self.claim.ratio
+            or self.claim.b.value is not None
+        ):
             return estimate(differences)
         examples, names = [], []
         for (a, b), difference in zip(pairs, differences, strict=True):

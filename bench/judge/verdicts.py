@@ -14,7 +14,8 @@ import numpy as np
 
 from bench.judge import paper
 from bench.judge.cells import Cell, Collection, Section, format_rate, section_key
-from bench.judge.claims import MEASURES, Claim
+from bench.judge.claims import Claim
+from bench.judge.endpoints import KINDS
 from bench.judge.intervals import MANY, Estimate, estimate, holm
 from bench.judge.measures import Measuring
 from bench.judge.rates import AS_RUN, PROTOCOLS, Candidate, choose
@@ -64,7 +65,7 @@ def judge(claims: Sequence[Claim], found: Collection) -> list[Judgement]:
         made = [
             judgement
             for section, candidates in settings
-            if claim.about(section.task)
+            if claim.of_task(section.task)
             for judgement in _in_setting(claim, section, candidates, found)
         ]
         judgements += made or [Judgement(claim, reason=_no_cells(claim, found.cells))]
@@ -92,7 +93,7 @@ def _in_setting(
     claim: Claim, section: Section, candidates: Sequence[Candidate], found: Collection
 ) -> Iterator[Judgement]:
     metric = _metric(claim, section)
-    if MEASURES[claim.measure].of_metric and metric is None:
+    if KINDS[claim.endpoint.kind].of_metric and metric is None:
         return
     measuring = Measuring(claim, section, metric)
     repeats = [pair for pair in found.repeats if section_key(pair[0]) == section.key]
@@ -103,7 +104,7 @@ def _in_setting(
         ranks = [c.row.rank for c in (a, b) if c is not None and c.row.rank is not None]
         where = title(section) + (f", r={ranks[0]}" if ranks else "")
         arms = [c for c in (a, b) if c is not None]
-        if claim.measure == "forgetting_at_equal_learning":
+        if claim.endpoint.kind == "forgetting_at_equal_learning":
             yield _examined(partial(_at_equal_learning, measuring, where), arms, noise)
             continue
         made = [_examined(partial(_under, p, measuring, where), arms, noise) for p in PROTOCOLS]
@@ -115,7 +116,7 @@ def _in_setting(
 
 def _metric(claim: Claim, section: Section) -> str | None:
     """The section's metric that the claim names."""
-    for wanted in claim.metrics:
+    for wanted in claim.endpoint.metrics:
         if wanted == "main":
             return section.main_metric()
         for name in section.metrics:
@@ -156,7 +157,7 @@ def _rank_fits(claim: Claim, arms: Sequence[Candidate]) -> bool:
 
 def _no_cells(claim: Claim, cells: Sequence[Cell]) -> str:
     arms = [arm for arm in (claim.a, claim.b) if arm.value is None]
-    here = [cell for cell in cells if claim.about(cell.task)]
+    here = [cell for cell in cells if claim.about(cell)]
     missing = [arm.words for arm in arms if not any(arm.takes(cell) for cell in here)]
     at = f" at {claim.rank} rank" if claim.rank != "any" else ""
     what = f"task {' or '.join(claim.tasks)}{at}"

@@ -17,6 +17,7 @@ from bench import records, report
 from bench.judge import claims
 from bench.judge.cells import collect
 from bench.judge.claims import Arm, Claim
+from bench.judge.endpoints import Endpoint
 from bench.judge.verdicts import Judgement, judge
 from bench.report import render, verdict_sheet
 from bench.report.__main__ import main
@@ -30,14 +31,13 @@ def claim(**known: Any) -> Claim:
         "stated": "here",
         "says": "A beats B.",
         "tasks": ("uuid",),
-        "measure": "final",
-        "metrics": ("accuracy",),
         "a": Arm("mora"),
         "b": Arm("lora"),
         "direction": "better",
         "margin": 0.02,
     }
-    return Claim(**usual | known)
+    kind, metrics = known.pop("measure", "final"), known.pop("metrics", ("accuracy",))
+    return Claim(**usual | {"endpoint": Endpoint(kind, metrics)} | known)
 
 
 def fill(
