@@ -31,8 +31,8 @@ In a claim's file an endpoint is one of these words, or a table with these keys:
     shares    forgetting_at_learned: of what was learned (0.25, 0.5, 0.75), all of them shown
     within    good_range: share of the best that still counts as good (0.9)
     rank      lost_by_cut: the rank that delta W is cut to; own (the default) is the adapter's rank
-    floor     share of the way from chance (or the untouched model) to perfect below which a cell
-              has learned too little to be compared (0.05)
+    floor     share of the way from chance (or the untouched model) to perfect below which an arm
+              has learned too little to be compared (0.1; of losses, whose best is not known, 0.02)
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from dataclasses import dataclass
 from typing import Any
 
 COUNTED = ("steps", "tokens", "seconds")
-FLOOR = 0.05
+FLOOR = 0.1
+FLOOR_OF_LOSSES = 0.02
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Endpoint:
     counted: str = "steps"
     within: float = 0.9
     rank: int | None = None
-    floor: float = FLOOR
+    floor: float | None = None
 
     @property
     def of(self) -> Kind:
@@ -162,8 +163,8 @@ def read(value: Any) -> Endpoint:
         raise ValueError(f"endpoint rank is {rank!r}; it must be own or a whole number")
     return Endpoint(
         kind, names(table.get("metric", "main"), "metric"), targets, shares, judged,
-        str(table.get("loss", "value_loss")), window, counted, _share(table, "within", 0.9),
-        None if rank == "own" else rank, _share(table, "floor", FLOOR),
+        str(table.get("loss", "value_loss")), window, counted, _share(table, "within", 0.9) or 0.9,
+        None if rank == "own" else rank, _share(table, "floor", None),
     )  # fmt: skip
 
 
@@ -190,8 +191,10 @@ def _numbers(table: Mapping[str, Any], key: str, default: tuple[float, ...]) -> 
     return tuple(map(float, value))
 
 
-def _share(table: Mapping[str, Any], key: str, default: float) -> float:
+def _share(table: Mapping[str, Any], key: str, default: float | None) -> float | None:
     value = table.get(key, default)
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"endpoint {key} is {value!r}; it must be a share, at least 0 and below 1")
     return float(value)

@@ -26,7 +26,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from bench.judge import paper
-from bench.judge.cells import Array, Cell, Metric, Row, Section
+from bench.judge.cells import Array, Cell, Metric
+from bench.judge.rows import Row, Section
 from bench.report.tables import format_number, unit_label
 
 STYLE = Path(__file__).with_name("style.mplstyle")

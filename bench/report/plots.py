@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from bench.judge.cells import Row, Section, format_rate
+from bench.judge.cells import format_rate
+from bench.judge.rows import Row, Section
 from bench.report.figures import STYLE, Look, drawable, entries, frame, literal, looks
 from bench.report.tables import scaled, unit_label
 
