@@ -117,6 +117,7 @@ class Cell:
     finished: str = ""
     cuts: dict[str, dict[str, float]] = field(default_factory=dict)  # by rank: metrics, see records
     perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
+    examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
     untimed: str = ""  # why its seconds are left out
 
     @property

@@ -183,7 +183,7 @@ def _cell(path: Path, key: Key, known: _Known) -> Cell:
     task = setting or path.stem
     return bare(
         path, key, method=method, rank=rank, learning_rate=rate, seed=seed, task=task,
-        settings=settings, trainable=known.budget, metrics=metrics,
+        settings=settings, trainable=known.budget, metrics=metrics, examples=known.examples,
     )  # fmt: skip
 
 
@@ -195,7 +195,8 @@ def bare(file: Path, identity: object, **known: Any) -> Cell:
         "status": "ok", "reason": None, "experiment": "", "scale": "as given",
         "label": LABELS.get(known["method"], known["method"]), "model": "as given",
         "model_label": "as given", "model_settings": {}, "task_label": known["task"],
-        "task_settings": {}, "data": (), "split": "reported", "total": None, "before": {},
+        "task_settings": {}, "data": (), "split": "reported", "trainable": None,
+        "total": None, "metrics": {}, "before": {},
         "forgetting": None, "forgetting_parts": (), "averaged": (),
         "cost": dict.fromkeys(
             ("setup_seconds", "training_seconds", "scoring_seconds", "tokens",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from bench.judge.verdicts import (
     CANNOT_TELL,
+    DECIDED,
     EQUIVALENT,
     HOLDS,
     REVERSED,
@@ -82,7 +83,13 @@ def drawn(judgements: Sequence[Judgement]) -> list[Judgement]:
         j for j in judged
         if j.protocol != "paper" or (j.claim.id, j.setting, *_names(j)) not in tuned
     ]  # fmt: skip
-    return sorted(shown, key=lambda j: not j.primary)[:ROWS_DRAWN]
+    # What was decided comes before what can't be told.
+    rank = sorted(shown, key=lambda j: (not j.primary, _rank(j.verdict), not j.claim.ratio))
+    return rank[:ROWS_DRAWN]
+
+
+def _rank(verdict: str) -> int:
+    return 0 if verdict in DECIDED else 2 if verdict == CANNOT_TELL else 1
 
 
 def _names(judgement: Judgement) -> tuple[str, ...]:
@@ -141,7 +148,7 @@ def _draw(rows: Sequence[tuple[int, Judgement]], top: float, inline: bool) -> li
     scale = _scale([j for _, j in rows])
     bottom = top + TOP + ROW * len(rows)
     unit = wording.unit(first) or first.measured
-    parts = [f'<text class="bold" x="8" y="{top + 14:.0f}">{_e(unit)}</text>']
+    parts = [f'<text class="bold" x="8" y="{top + 14:.0f}">{_e(_cut(unit, 30))}</text>']
     parts.append(_text(LEFT, top + 14, "← b better", "small"))
     parts.append(_text(RIGHT, top + 14, "a better →", "small", "end"))
     for value in _ticks(scale):

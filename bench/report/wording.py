@@ -170,7 +170,9 @@ def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
     ]  # fmt: skip
     primary = [j for j in about if j.primary]
     kind = "primary" if primary else "exploratory"
-    about = primary or [j for j in about if j.protocol != "paper"]
+    tuned = [j for j in about if j.protocol == "tuned"]
+    about = primary or tuned or [j for j in about if j.protocol != "paper"]
+    at = "" if primary else " at tuned rates" if tuned else " at untuned rates"
     if not about:
         return (
             "Whether MoRA beats LoRA can't be said here: no comparison of their learning has cells."
@@ -178,7 +180,7 @@ def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
     wins = sum(j.verdict == HOLDS for j in about)
     losses = sum(j.verdict == REVERSED for j in about)
     rest = len(about) - wins - losses
-    words = f"of {count(len(about), f'{kind} comparison')} of how well they learn"
+    words = f"of {count(len(about), f'{kind} comparison')} of how well they learn{at}"
     if wins and not losses:
         answer = "MoRA beats LoRA" if not rest else "MoRA beats LoRA in some settings"
     elif losses and not wins:
@@ -187,9 +189,7 @@ def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
         answer = "MoRA beats LoRA in some settings and loses in others"
     else:
         answer = "Nobody can say from this whether MoRA beats LoRA"
-    return (
-        f"{answer}: {words} it wins {wins}, loses {losses}, and {rest} are not decided for either."
-    )
+    return f"{answer}: {words} it wins {wins}, loses {losses}, and {rest} tell neither."
 
 
 def sentence(judgement: Judgement) -> str:
