@@ -1,9 +1,4 @@
-"""What the report keeps of each record, and how cells become rows and rows become sections.
-
-A section is a setting (task, model, scale, device, precision, reported or validation seeds); its
-rows are what is compared in it (method, rank, learning rate, everything else the method and the
-trainer were told); a row's cells differ in nothing but the seed. So nothing is ever averaged
-over different models, tasks or settings.
+"""What is kept of each record.
 
 Beside records may lie a notes.yaml that says what their numbers can't:
 
@@ -12,11 +7,9 @@ Beside records may lie a notes.yaml that says what their numbers can't:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from itertools import combinations, pairwise
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +20,6 @@ from numpy.typing import NDArray
 from bench import records
 from bench.errors import UserError
 from bench.records import identity
-from bench.records.words import format_rate
 
 Array = NDArray[np.float64]
 
@@ -99,124 +91,19 @@ class Cell:
     precision: str
     threads: int | None
     git: str
-    what: Mapping[str, Any]  # its identity
+    versions: str = ""  # of the packages that matter
+    command: str = ""  # that makes the record again
+    started: str = ""  # UTC, ISO 8601
+    finished: str = ""
+    cuts: dict[str, dict[str, float]] = field(default_factory=dict)  # by rank: metrics, see records
+    what: Mapping[str, Any] = field(default_factory=dict)  # its identity
+    perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
+    examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
     untimed: str = ""  # why its seconds are left out
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells that differ in the seed alone."""
-
-    method: str
-    label: str
-    rank: int | None
-    learning_rate: float | None
-    settings: dict[str, Any]
-    cells: list[Cell]
-    variant: str = ""  # what sets it apart from rows of the same method, rank aside
-
-    @cached_property
-    def ok(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.ok]
-
-    @property
-    def name(self) -> str:
-        """As the tables have it: the method and what is special about this one."""
-        return f"{self.label} ({self.variant})" if self.variant else self.label
-
-    @property
-    def name_and_rank(self) -> str:
-        return self.name if self.rank is None else f"{self.name} r={self.rank}"
-
-    @property
-    def full_name(self) -> str:
-        """As the legends have it: with rank and learning rate."""
-        rate = "" if self.learning_rate is None else f", lr {format_rate(self.learning_rate)}"
-        return f"{self.name_and_rank}{rate}"
-
-    @property
-    def trainable(self) -> int | None:
-        return next((c.trainable for c in self.cells if c.trainable is not None), None)
-
-    @property
-    def steps(self) -> set[int]:
-        """Planned optimiser steps, or those that the cells came to."""
-        planned = self.settings.get("trainer.max_steps")
-        if isinstance(planned, int):
-            return {planned}
-        return {int(cell.train["step"][-1]) for cell in self.ok if "step" in cell.train}
-
-    @property
-    def examples_a_step(self) -> int | None:
-        """Examples behind one optimiser step, over all processes."""
-        size = self.settings.get("trainer.batch_size")
-        if not isinstance(size, int):
-            return None
-        times = self.settings.get("trainer.accumulation") or 1
-        return size * times * int(self.settings.get("trainer.processes", 1))
-
-    def values(self, metric: str) -> list[float]:
-        return [c.metrics[metric].value for c in self.ok if metric in c.metrics]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Rows that may be compared: the same task, model, scale, device and precision."""
-
-    key: str
-    task: str
-    task_label: str
-    task_settings: dict[str, Any]
-    model: str
-    model_label: str
-    scale: str
-    split: str
-    device: str
-    precision: str
-    rows: list[Row]
-
-    @property
-    def cells(self) -> list[Cell]:
-        return [cell for row in self.rows for cell in row.cells]
-
-    @cached_property
-    def metrics(self) -> dict[str, Metric]:
-        """One example of each final metric; the order is the records' own."""
-        found: dict[str, Metric] = {}
-        for cell in self.cells:
-            for name, metric in cell.metrics.items():
-                found.setdefault(name, metric)
-        return found
-
-    @cached_property
-    def scored_steps(self) -> dict[str, list[int]]:
-        """For each metric all steps at which some cell was scored along its run."""
-        steps: dict[str, list[Array]] = {}
-        for cell in self.cells:
-            for key in cell.scores:
-                if key.startswith("metrics."):
-                    steps.setdefault(key.removeprefix("metrics."), []).append(cell.scores["step"])
-        return {
-            name: np.unique(np.concatenate(s)).astype(int).tolist() for name, s in steps.items()
-        }
-
-    def main_metric(self, wanted: str | None = None) -> str | None:
-        """The metric that tables and curves turn on: the wanted one, else the first scored
-        along the run, else the first."""
-        if wanted is not None and wanted in self.metrics:
-            return wanted
-        names = [name for name in self.metrics if name in self.scored_steps] or [*self.metrics]
-        usual = (name for name in ("accuracy", "average") if name in names)
-        return next(usual, next(iter(names), None))
-
-    def shared(self, key: str) -> Any:
-        """The value that all rows give to a setting; None where they differ or have none."""
-        values = {repr(row.settings.get(key)): row.settings.get(key) for row in self.rows}
-        return next(iter(values.values())) if len(values) == 1 else None
 
 
 @dataclass
@@ -228,19 +115,6 @@ class Collection:
     perturbed: list[Cell] = field(default_factory=list)  # for the noise floor, and no seeds
     repeats: list[tuple[Cell, Cell]] = field(default_factory=list)  # the same cell, run twice
     refused: list[str] = field(default_factory=list)  # messages, each naming its file
-
-    def sections(self) -> list[Section]:
-        return group(self.cells)
-
-    def noise(self, section: Section) -> list[tuple[Cell, Cell]]:
-        """Pairs of cells of the section between which nothing that means anything differs."""
-        alike: dict[str, list[Cell]] = {}
-        for cell in [*section.cells, *self.perturbed]:
-            if section_key(cell) == section.key:
-                what = {k: v for k, v in cell.what.items() if not k.startswith("perturb")}
-                alike.setdefault(json.dumps([cell.method, what], sort_keys=True), []).append(cell)
-        pairs = [pair for group in alike.values() for pair in combinations(group, 2)]
-        return pairs + [pair for pair in self.repeats if section_key(pair[0]) == section.key]
 
 
 def collect(path: str | Path) -> Collection:
@@ -264,10 +138,10 @@ def collect(path: str | Path) -> Collection:
             continue
         earlier = first.setdefault((cell.cell, cell.device), cell)
         if earlier is cell:
-            (found.perturbed if "perturb" in cell.what else found.cells).append(cell)
+            (found.perturbed if cell.perturbed else found.cells).append(cell)
         elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
             if record["schema_version"] > 1 and not _same_numbers(earlier.file, file):
-                raise _twice(earlier, cell)
+                raise twice(earlier, cell)
             found.repeats.append((earlier, cell))
     if not found.cells:
         if found.refused:
@@ -338,6 +212,12 @@ def _cell(record: records.Record, file: Path) -> Cell:
             threads=environment.get("threads"),
             what=identity.of_record(record),
             git=f"{git} with uncommitted changes" if environment.get("git_dirty") else git,
+            versions=", ".join(f"{k} {v}" for k, v in environment["versions"].items()),
+            command=record["command"],
+            started=record["started"],
+            finished=record["finished"],
+            cuts=_cuts(record.get("rank_cuts")),
+            perturbed=bool(config.get("perturb")),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
@@ -422,6 +302,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _cuts(found: Any) -> dict[str, dict[str, float]]:
+    """Scores with delta W cut to a rank: a number a metric, however the record wraps it."""
+    return {
+        str(rank): {
+            name: float(score["value"] if isinstance(score, Mapping) else score)
+            for name, score in scores.items()
+        }
+        for rank, scores in _table(found).items()
+        if isinstance(scores, Mapping)
+    }
+
+
 def _arrays(points: list[dict[str, Any]]) -> dict[str, Array]:
     keys = dict.fromkeys(key for point in points for key in point)
     return {key: _array([point.get(key) for point in points]) for key in keys}
@@ -451,32 +343,6 @@ def _spectrum(spectrum: Mapping[str, Any] | None) -> Spectrum | None:
     return Spectrum(total / len(layers), mean("above_0.1"), mean("effective_rank"), above)
 
 
-# ---------------------------------------------------------------------------- grouping
-
-
-def group(cells: Iterable[Cell]) -> list[Section]:
-    """Sections, reported ones first, each with its rows in the paper's order."""
-    sections: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        rows = sections.setdefault(section_key(cell), {})
-        rows.setdefault(_row_key(cell), []).append(cell)
-    made = [_section(key, list(rows.values())) for key, rows in sections.items()]
-    return sorted(made, key=lambda s: (s.split != "reported", s.task, s.model, s.scale, s.key))
-
-
-def section_key(cell: Cell, *, split: bool = True) -> str:
-    """Equal for cells that may be compared. split=False: validation cells count as reported."""
-    same = identity.row(cell.what)
-    parts = [cell.task, same["task"], cell.model, same["model"], cell.scale]
-    parts += [cell.device, cell.precision]
-    return json.dumps([*parts, cell.split if split else ""], sort_keys=True)
-
-
-def _row_key(cell: Cell) -> str:
-    """Equal for cells that differ in the seed alone, by the definition that names cells."""
-    return json.dumps([cell.method, identity.row(cell.what)], sort_keys=True)
-
-
 def _same_numbers(a: Path, b: Path) -> bool:
     """Whether two records of one cell agree in all scores and losses."""
     first, second = records.read(a), records.read(b)
@@ -486,79 +352,9 @@ def _same_numbers(a: Path, b: Path) -> bool:
     )
 
 
-def _twice(a: Cell, b: Cell) -> UserError:
+def twice(a: Cell, b: Cell) -> UserError:
+    """A seed that must not count as two."""
     return UserError(
         f"seed {b.seed} of one row lies there twice, with other numbers: {a.file} and {b.file}. "
         "Keep one of them, or report their folders apart"
     )
-
-
-def _section(key: str, groups: list[list[Cell]]) -> Section:
-    rows = [
-        Row(c[0].method, c[0].label, c[0].rank, c[0].learning_rate, c[0].settings, _by_seed(c))
-        for c in groups
-    ]
-    rows = [_with_variant(row, rows) for row in rows]
-    rows.sort(key=lambda r: (r.rank or 0, _method_order(r.method), r.variant, r.learning_rate or 0))
-    c = rows[0].cells[0]
-    return Section(
-        key, c.task, c.task_label, c.task_settings, c.model, c.model_label, c.scale, c.split,
-        c.device, c.precision, rows,
-    )  # fmt: skip
-
-
-def _by_seed(cells: list[Cell]) -> list[Cell]:
-    """Raises UserError where a seed is there twice: it must not count as two."""
-    ordered = sorted(cells, key=lambda cell: (cell.seed, cell.cell))
-    for a, b in pairwise(ordered):
-        if a.seed == b.seed:
-            raise _twice(a, b)
-    return ordered
-
-
-_ORDER = ("fft", "lora", "lora_plus", "relora", "asylora", "dora", "peft", "mora", "remora")
-
-
-def _method_order(method: str) -> tuple[int, str]:
-    """The paper's order; others after it, by name."""
-    return (_ORDER.index(method) if method in _ORDER else len(_ORDER), method)
-
-
-def _with_variant(row: Row, rows: list[Row]) -> Row:
-    """Name the settings in which rows of one method differ."""
-    peers = [peer for peer in rows if peer.method == row.method]
-    keys = sorted({key for peer in peers for key in peer.settings})
-    varying = []
-    for key in keys:
-        # What merely goes with the rank, such as alpha = 2 r, needs no mention; a name does.
-        named = any(isinstance(peer.settings.get(key), str) for peer in peers)
-        values = {(None if named else p.rank, json.dumps(p.settings.get(key))) for p in peers}
-        if len(values) > len({rank for rank, _ in values}):
-            varying.append(key)
-
-    def told(by: list[str]) -> int:
-        return len({json.dumps([peer.settings.get(k) for k in by]) for peer in peers})
-
-    for key in list(varying):
-        # What only some rows have, such as the groups of one operator, may go without saying.
-        others = [k for k in varying if k != key]
-        if any(key not in peer.settings for peer in peers) and told(others) == told(varying):
-            varying = others
-    words = [_setting(k, row.settings[k]) for k in varying if row.settings.get(k) is not None]
-    return Row(
-        row.method, row.label, row.rank, row.learning_rate, row.settings, row.cells,
-        ", ".join(words),
-    )  # fmt: skip
-
-
-def _setting(key: str, value: Any) -> str:
-    if isinstance(value, str) and not key.startswith("trainer."):
-        return value
-    if isinstance(value, list):
-        value = "+".join(map(str, value))
-    return f"{key.rsplit('.', 1)[-1]}={value}"
-
-
-def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (None for a single value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None

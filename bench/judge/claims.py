@@ -4,61 +4,48 @@
     stated        where it is stated
     says          the claim, in our words
     task          patterns of task names ("uuid", "math*")
-    measure       what is compared, see MEASURES
-    metric        for measures of a metric: its name, or the beginning of it, or alternatives;
-                  main (the default) is the one that the report's tables turn on
+    setting       further conditions, all of which must be met: model, scale, device, precision,
+                  rank (of the adapters), a key of the task (facts) or trainer.KEY; a value or a
+                  list
+    endpoint      what is compared; see bench.judge.endpoints
     a, b          the arms: method, and settings of it such as operator; b may be {value: number}
     rank          low (about the paper's 8), high (about its 256) or any (the default)
     direction     better: a beats b by more than the margin. no_worse: a is not worse than b by
                   more than the margin. equal: they differ by no more than the margin either way
-    margin        in units of the measure (0.02 of a fraction is two points)
-    scale         difference (the default), or ratio: a / b, and the margin is a ratio as well
+    margin        in units of the endpoint (0.02 of a fraction is two points)
+    scale         difference (the default), or ratio: a / b, and the margin is a ratio as well;
+                  to_target is always a ratio
     equal_budget  false where the arms may train unequal numbers of parameters
+    over          a key of the task (facts): the level of it at which an arm does best is part of
+                  what is tuned. Capacity is bits stored `over: facts`
+    trend         a table of task patterns and their distances: what is judged is how fast the
+                  difference between the arms grows with the distance
 
-Whether more or less of a measure is better is known of each, so `better` always means better.
+Whether more or less of an endpoint is better is known of each, so `better` always means better.
+conf/claims/primary.yaml is no claim but the list of the primary ones; see bench.judge.primary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bench.errors import UserError
+from bench.judge import endpoints
 from bench.judge.cells import Cell
+from bench.judge.endpoints import Endpoint
 
 DIRECTIONS = ("better", "no_worse", "equal")
 RANKS = ("low", "high", "any")
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A number of a cell. `higher_is_better` and `unit` are None where the metric says."""
-
-    words: str
-    higher_is_better: bool | None = None
-    unit: str | None = None
-
-    @property
-    def of_metric(self) -> bool:
-        return self.higher_is_better is None
-
-
-MEASURES = {
-    "final": Measure("{metric} at the end"),
-    "curve": Measure("{metric}, mean over the scored steps"),
-    "forgetting": Measure("mean drop of general ability", False, "fraction"),
-    "forgetting_at_equal_learning": Measure("mean drop, at equal learning", False, "fraction"),
-    "singular_values_above_0.1": Measure("singular values of delta W above 0.1, a layer", True, ""),
-    "seconds_per_token": Measure("training time of a token", False, "s"),
-    "merge_error": Measure("largest change of a logit by merging", False, ""),
-}
+PRIMARY = "primary.yaml"
 
 
 @dataclass(frozen=True)
@@ -87,30 +74,61 @@ class Claim:
     stated: str
     says: str
     tasks: tuple[str, ...]
-    measure: str
-    metrics: tuple[str, ...]
+    endpoint: Endpoint
     a: Arm
     b: Arm
     direction: str
-    margin: float
+    margin: float  # of a ratio: its logarithm
     ratio: bool = False
     rank: str = "any"
     equal_budget: bool = True
+    setting: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    over: str | None = None
+    trend: Mapping[str, float] = field(default_factory=dict, hash=False)
 
-    def about(self, task: str) -> bool:
+    def of_task(self, task: str) -> bool:
         return any(fnmatchcase(task, pattern) for pattern in self.tasks)
+
+    def about(self, cell: Cell) -> bool:
+        """Whether the cell's task and setting are what the claim is about."""
+        return self.of_task(cell.task) and all(
+            _value(cell, key) in (*allowed, _ANY) for key, allowed in self.setting
+        )
+
+    def distance(self, task: str) -> float | None:
+        """Of a trend: how far the task lies from what the model knew."""
+        return next((d for pattern, d in self.trend.items() if fnmatchcase(task, pattern)), None)
+
+
+_ANY = object()  # FFT has no rank and fits any
+
+
+def _value(cell: Cell, key: str) -> Any:
+    if key == "rank":
+        return _ANY if cell.rank is None else cell.rank
+    if key in ("model", "scale", "device", "precision"):
+        return getattr(cell, key)
+    if key.startswith("trainer."):
+        return cell.settings.get(key)
+    return cell.task_settings.get(key)
+
+
+def folder_of(folder: Path | None) -> Traversable:
+    """conf/claims unless given."""
+    return files("conf") / "claims" if folder is None else folder
 
 
 def load(folder: Path | None = None) -> list[Claim]:
-    """The claims of the folder (conf/claims unless given), by file name.
+    """The claims of the folder (conf/claims unless given), by file name; primary.yaml is left out.
 
     Raises UserError naming the file and the key.
     """
-    source = files("conf") / "claims" if folder is None else folder
+    source = folder_of(folder)
     found = [f for f in source.iterdir() if f.name.endswith(".yaml")] if source.is_dir() else []
     if not found:
         raise UserError(f"{source}: no claims here (*.yaml)")
-    return [_read(f.name, f.read_text()) for f in sorted(found, key=lambda f: f.name)]
+    claims = sorted((f for f in found if f.name != PRIMARY), key=lambda f: f.name)
+    return [_read(f.name, f.read_text()) for f in claims]
 
 
 def _read(name: str, content: str) -> Claim:
@@ -118,43 +136,62 @@ def _read(name: str, content: str) -> Claim:
         data = yaml.safe_load(content)
         if not isinstance(data, dict):
             raise ValueError("a claim is a mapping of keys")
-        return _claim(data, name.removesuffix(".yaml"))
+        claim = parse(data)
+        if claim.id != name.removesuffix(".yaml"):
+            raise ValueError(f"id is {claim.id!r}; it must be the file's name, {name[:-5]}")
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"claim {name}: {error}") from None
+    return claim
 
 
 _KEYS = {
-    "id", "stated", "says", "task", "measure", "metric", "a", "b", "rank", "direction", "margin",
-    "scale", "equal_budget",
+    "id", "stated", "says", "task", "setting", "endpoint", "a", "b", "rank", "direction", "margin",
+    "scale", "equal_budget", "over", "trend",
 }  # fmt: skip
 
 
-def _claim(data: Mapping[str, Any], name: str) -> Claim:
+def parse(data: Mapping[str, Any]) -> Claim:
+    """A claim from its keys. Raises ValueError naming the key.
+
+    `measure` and `metric`, as claims had them before endpoints were tables, are still read.
+    """
+    if "measure" in data and "endpoint" not in data:
+        named = {"kind": data["measure"]} | {k: data[k] for k in ("metric",) if k in data}
+        data = {k: v for k, v in data.items() if k not in ("measure", "metric")}
+        data = data | {"endpoint": named}
     if unknown := sorted(map(str, data.keys() - _KEYS)):
         raise ValueError(f"unknown key {unknown[0]}; there are: {', '.join(sorted(_KEYS))}")
-    if data.get("id") != name:
-        raise ValueError(f"id is {data.get('id')!r}; it must be the file's name, {name}")
-    for key in ("stated", "says"):
+    for key in ("id", "stated", "says"):
         if not isinstance(data.get(key), str) or not data[key].strip():
             raise ValueError(f"{key} is missing")
-    margin = data.get("margin", 0.0)
+    margin = data.get("margin")
+    endpoint = endpoints.read(data.get("endpoint"))
+    always = endpoint.kind == "to_target"
+    scale = _one_of(data, "scale", ("difference", "ratio"), "ratio" if always else "difference")
+    if always and scale != "ratio":
+        raise ValueError("scale is 'difference'; to_target is compared by ratios")
+    margin = (1.0 if scale == "ratio" else 0.0) if margin is None else margin
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or margin < 0:
         raise ValueError(f"margin is {margin!r}; it must be a number, 0 or more")
-    measure = _one_of(data, "measure", tuple(MEASURES))
+    over = data.get("over")
+    if over is not None and (not isinstance(over, str) or not endpoint.of.learning):
+        raise ValueError(f"over is {over!r}; it must name a key of the task, and what is tuned")
     return Claim(
-        id=name,
+        id=data["id"],
         stated=data["stated"].strip(),
         says=" ".join(data["says"].split()),
-        tasks=_words(data, "task", None),
-        measure=measure,
-        metrics=_words(data, "metric", "main"),
+        tasks=endpoints.names(data.get("task"), "task"),
+        endpoint=endpoint,
         a=_arm(data, "a"),
         b=_arm(data, "b"),
         direction=_one_of(data, "direction", DIRECTIONS),
-        margin=float(margin) if data.get("scale") != "ratio" else _ratio(float(margin)),
-        ratio=_one_of(data, "scale", ("difference", "ratio"), "difference") == "ratio",
+        margin=_ratio(float(margin)) if scale == "ratio" else float(margin),
+        ratio=scale == "ratio",
         rank=_one_of(data, "rank", RANKS, "any"),
         equal_budget=_one_of(data, "equal_budget", (True, False), True),
+        setting=_setting(data.get("setting", {})),
+        over=over,
+        trend=_trend(data.get("trend", {})),
     )
 
 
@@ -167,12 +204,23 @@ def _one_of(
     return value
 
 
-def _words(data: Mapping[str, Any], key: str, default: str | None) -> tuple[str, ...]:
-    value = data.get(key, default)
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or not words or not all(isinstance(w, str) for w in words):
-        raise ValueError(f"{key} is {value!r}; it must be a name or a list of names")
-    return tuple(words)
+def _setting(value: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    if not isinstance(value, dict):
+        raise ValueError(f"setting is {value!r}; it must be a table of conditions")
+    return tuple(
+        (str(key), tuple(wanted) if isinstance(wanted, list) else (wanted,))
+        for key, wanted in sorted(value.items())
+    )
+
+
+def _trend(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict) or not all(
+        isinstance(d, (int, float)) and not isinstance(d, bool) for d in value.values()
+    ):
+        raise ValueError(f"trend is {value!r}; it must be a table of task patterns and distances")
+    if value and len(set(value.values())) < 3:
+        raise ValueError("trend needs three distances or more")
+    return {str(pattern): float(distance) for pattern, distance in value.items()}
 
 
 def _ratio(margin: float) -> float:

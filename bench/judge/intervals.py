@@ -1,13 +1,13 @@
-"""Paired bootstrap over seeds, and over examples where a scorer gives them.
+"""Effects over seeds with Student's t: paired, or pooled over arms; tests, corrections, sizes.
 
-The bootstrap gives the standard error of the mean difference: seeds are drawn with replacement,
-and examples are. Three seeds are few: a plain percentile interval of three covers the truth in
-some three quarters of all studies. So the error is multiplied by sqrt(n / (n - 1)), which undoes
-the bootstrap's narrowness, and by Student's t (Hesterberg 2015, The American Statistician 69(4)).
+One interval, at 1 - level, decides everything: an effect beyond a bound is a one-sided test at
+level / 2, an effect within a margin two of them (Schuirmann's TOST), non-inferiority one. So a
+claim is wrongly decided in at most `level` of all studies, whichever way.
 
-Examples that are the same for every seed (a test set) are a second source of chance, and its
-variance adds. Examples that each seed draws anew (UUID pairs) already speak through the spread
-between seeds; their interval is then only a floor, for seeds that agree by luck.
+Examples that are the same for every seed (a test set) are crossed with the seeds. Both are chance,
+and their interaction is in the spread of either, so it is taken off once. Examples that each seed
+draws anew are nested in it and speak through the spread between seeds; their own is then only a
+floor, for seeds that agree by luck.
 """
 
 from __future__ import annotations
@@ -16,31 +16,42 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from bench.judge.cells import Array
+Array = NDArray[np.float64]
 
-LEVEL = 0.95
+LEVEL = 0.05
 POWER = 0.8
-DRAWS = 2_000
 MANY = 30  # seeds that agree no more by luck
-EXHAUSTIVE = 4_000  # below this many, all resamples of the seeds are taken instead of drawn
+FLIPS_FROM = 6  # seeds; fewer have too few ways to flip signs for a p below 0.05
+EXHAUSTIVE = 14  # up to so many seeds, all flips are taken
+MOST_SEEDS = 1_000  # more than these are no plan
+AGREE = 0.1  # p below which variances are not pooled
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean difference over `n` paired seeds and what chance does to it."""
+class Effect:
+    """A mean difference over `n` seeds and what chance does to it; positive where a is better."""
 
     effect: float
     error: float  # standard error
     freedom: float  # degrees of freedom of Student's t
     n: int
+    level: float = LEVEL
+    values: tuple[float, ...] = ()  # the difference of each seed
+    how: str = "paired"
 
-    @property
+    def at(self, level: float) -> Effect:
+        """The same at another level."""
+        return Effect(self.effect, self.error, self.freedom, self.n, level, self.values, self.how)
+
+    @cached_property
     def half_width(self) -> float:
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.freedom)) * self.error
+        return float(stats.t.ppf(1 - self.level / 2, self.freedom)) * self.error
 
     @property
     def low(self) -> float:
@@ -50,65 +61,148 @@ class Estimate:
     def high(self) -> float:
         return self.effect + self.half_width
 
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference that a study like this would find in 8 of 10 cases."""
-        return self.half_width + float(stats.t.ppf(POWER, self.freedom)) * self.error
+    def detectable(self, margin: float = 0.0) -> float:
+        """The smallest true difference that 8 of 10 such studies find to exceed the margin."""
+        return margin + self.half_width + float(stats.t.ppf(POWER, self.freedom)) * self.error
 
     def p_beyond(self, bound: float, side: int) -> float:
         """Two-sided p of "the true difference is not beyond the bound on that side" (+1 or -1).
 
-        Below 1 - LEVEL exactly if the interval lies beyond the bound.
+        Below the level exactly if the interval lies beyond the bound.
         """
         distance = side * (self.effect - bound)
         if self.error == 0:
             return 0.0 if distance > 0 else 1.0
         return min(1.0, 2 * float(stats.t.sf(distance / self.error, self.freedom)))
 
+    def p_within(self, margin: float) -> float:
+        """Of two one-sided tests: below the level exactly if the interval lies in the margin."""
+        return max(self.p_beyond(-margin, 1), self.p_beyond(margin, -1))
 
-def estimate(
-    differences: Sequence[float], examples: Sequence[Array] | None = None, *, shared: bool = False
-) -> Estimate:
-    """From one difference a seed, two at least; `examples`: the same by example, an array a seed.
+    def seeds_to_decide(self, bounds: Sequence[float]) -> int | None:
+        """Seeds with which 8 of 10 studies would tell this effect from the nearest bound.
 
-    shared: the arrays are of the same examples in the same order. Deterministic.
-    """
+        None where the effect lies so near to it that over MOST_SEEDS would be needed.
+        """
+        distance = min(abs(self.effect - bound) for bound in bounds)
+        deviation = self.error * math.sqrt(self.n)
+        if deviation == 0:
+            return self.n
+        per_seed = self.freedom / max(1, self.n - 1)  # pooling has more than one a seed
+        n = np.arange(max(3, self.n), MOST_SEEDS + 1)
+        freedom = per_seed * (n - 1)
+        needed = stats.t.ppf(1 - self.level / 2, freedom) + stats.t.ppf(POWER, freedom)
+        enough = np.flatnonzero(needed * deviation / np.sqrt(n) <= distance)
+        return int(n[enough[0]]) if len(enough) else None
+
+
+def paired(differences: Sequence[float]) -> Effect:
+    """Student's t on one difference a seed, two at least."""
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
-    effect = math.fsum(values) / n
-    seeds = _bootstrap_error(values) * math.sqrt(n / (n - 1))
-    freedom = float(n - 1)
-    if examples is None or (n > MANY and not shared):
-        return Estimate(effect, seeds, freedom, n)
-    if shared:
-        by_example = np.mean(np.stack(list(examples)), axis=0)
-        chance = _bootstrap_error(by_example)
-        error = math.hypot(seeds, chance)
-        if error > 0:  # Welch and Satterthwaite
-            parts = seeds**4 / freedom + chance**4 / max(1, len(by_example) - 1)
-            freedom = error**4 / parts
-        return Estimate(effect, error, freedom, n)
-    chance = math.sqrt(sum(_bootstrap_error(e) ** 2 for e in examples)) / n
-    by_seeds = Estimate(effect, seeds, freedom, n)
-    floor = Estimate(effect, chance, float(max(1, sum(len(e) - 1 for e in examples))), n)
-    return max(by_seeds, floor, key=lambda found: found.half_width)
+    error = float(values.std(ddof=1)) / math.sqrt(n)
+    if np.ptp(values) == 0:
+        error = 0.0
+    return Effect(math.fsum(values) / n, error, float(n - 1), n, values=tuple(values.tolist()))
 
 
-def _bootstrap_error(values: Array) -> float:
-    """Standard deviation of the mean over resamples of the values."""
-    n = len(values)
-    if n < 2 or np.ptp(values) == 0:
-        return 0.0
-    if n**n <= EXHAUSTIVE:
-        chosen = np.array(list(itertools.product(range(n), repeat=n)))
-        return float(values[chosen].mean(axis=1).std())
-    rng = np.random.default_rng(0)
-    at_once = max(1, 1_000_000 // n)
-    means = [
-        values[rng.integers(0, n, (min(at_once, DRAWS - start), n))].mean(axis=1)
-        for start in range(0, DRAWS, at_once)
-    ]
-    return float(np.concatenate(means).std())
+@dataclass(frozen=True)
+class Pool:
+    """What arms x seeds leave unexplained, in the setting's arms, where their variances agree."""
+
+    deviation: float  # of one value
+    freedom: int
+    arms: int
+    p: float  # of equal variances
+
+
+def pool(values: Array) -> Pool | None:
+    """From values (arms, seeds), after arm and seed effects; None for fewer than three arms.
+
+    The arms' spreads are compared by Bartlett's test and Levene's (with the median: Brown and
+    Forsythe 1974), of which the smaller p counts: Levene's alone sees nothing in three seeds.
+    """
+    arms, seeds = values.shape
+    if arms < 3 or seeds < 3 or not np.isfinite(values).all():
+        return None
+    rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    freedom = (arms - 1) * (seeds - 1)
+    deviation = math.sqrt(float((rest**2).sum()) / freedom)
+    if deviation == 0:
+        return None
+    if (np.ptp(rest, axis=1) == 0).any():
+        return Pool(deviation, freedom, arms, 0.0)
+    p = min(stats.levene(*rest, center="median").pvalue, stats.bartlett(*rest).pvalue)
+    return Pool(deviation, freedom, arms, float(p))
+
+
+def estimate(differences: Sequence[float], pooled: Pool | None = None) -> Effect:
+    """Student's t: on the pooled residual where variances agree, else on the pairs; says which."""
+    own = paired(differences)
+    if pooled is None:
+        return own
+    words = f"{pooled.arms} arms, equal variances p = {pooled.p:.2g}"
+    if pooled.p < AGREE:
+        how = f"paired, as variances differ ({words})"
+        return Effect(own.effect, own.error, own.freedom, own.n, values=own.values, how=how)
+    error = pooled.deviation * math.sqrt(2 / own.n)
+    how = f"residual pooled over arms and seeds ({words})"
+    return Effect(own.effect, error, float(pooled.freedom), own.n, values=own.values, how=how)
+
+
+def with_examples(own: Effect, examples: Sequence[Array], *, shared: bool) -> Effect:
+    """The chance of the examples added: an array of differences by example, a seed each.
+
+    shared: the arrays are of the same examples in the same order. A pooled residual is kept.
+    """
+    n = own.n
+    if not shared:
+        if n > MANY:
+            return own
+        sizes = [len(e) for e in examples]
+        error = math.sqrt(sum(float(e.var(ddof=1)) / len(e) for e in examples if len(e) > 1)) / n
+        floor = Effect(
+            own.effect, error, float(max(1, sum(sizes) - n)), n, values=own.values,
+            how="examples, as the seeds agree",
+        )  # fmt: skip
+        return max(own, floor, key=lambda found: found.half_width)
+    table = np.stack(list(examples))  # (seeds, examples)
+    m = table.shape[1]
+    if m < 2:
+        return own
+    by_example = table.mean(0)
+    rest = table - table.mean(1, keepdims=True) - by_example + table.mean()
+    both = float((rest**2).sum()) / ((n - 1) * (m - 1)) / (n * m)
+    chance = max(0.0, float(by_example.var(ddof=1)) / m - both)
+    error = math.sqrt(own.error**2 + chance)
+    freedom = own.freedom
+    if error > 0:  # Welch and Satterthwaite
+        parts = own.error**4 / own.freedom + chance**2 / (m - 1)
+        freedom = error**4 / parts if parts > 0 else own.freedom
+    how = f"{own.how}; {m} shared examples add their chance"
+    return Effect(own.effect, error, freedom, n, values=own.values, how=how)
+
+
+def sign_flip(values: Sequence[float], bound: float = 0.0) -> float | None:
+    """Two-sided p of a mean at the bound, from flipping signs; None below FLIPS_FROM seeds."""
+    centred = np.asarray(values) - bound
+    n = len(centred)
+    if n < FLIPS_FROM:
+        return None
+    if n <= EXHAUSTIVE:
+        signs = np.array(list(itertools.product((1, -1), repeat=n)))
+    else:
+        drawn = np.random.default_rng(0).integers(0, 2, (2**EXHAUSTIVE, n))
+        signs = np.vstack([np.ones(n, dtype=int), 2 * drawn - 1])
+    sums = np.abs(signs @ centred)
+    return float(np.mean(sums >= abs(centred.sum()) * (1 - 1e-12)))
+
+
+def proportion(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a share (Clopper and Pearson 1934)."""
+    low = 0.0 if k == 0 else float(stats.beta.ppf(level / 2, k, n - k + 1))
+    high = 1.0 if k == n else float(stats.beta.ppf(1 - level / 2, k + 1, n - k))
+    return low, high
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -119,3 +213,13 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def best_of(values: Sequence[float]) -> list[float]:
+    """Expected largest of k values drawn without replacement, for k = 1 to all of them."""
+    ordered = sorted(values)
+    n = len(ordered)
+    return [
+        sum(math.comb(i, k - 1) * value for i, value in enumerate(ordered)) / math.comb(n, k)
+        for k in range(1, n + 1)
+    ]

@@ -1,9 +1,9 @@
-"""What a claim measures of cells, and the difference between two of them."""
+"""What a claim's endpoint is of a cell, of two, or of an arm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,54 +11,87 @@ from pathlib import Path
 import numpy as np
 
 from bench import records
-from bench.judge.cells import Array, Cell, Section
-from bench.judge.claims import MEASURES, Claim
-from bench.judge.intervals import Estimate, estimate
+from bench.judge import along
+from bench.judge.cells import Array, Cell
+from bench.judge.claims import Claim
 from bench.judge.rates import Candidate
+from bench.judge.rows import Section
 
 Examples = tuple[Array, list[str] | None]  # values, and the examples' names where known
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Both arms of one seed, in units of the endpoint (logs where the claim is of a ratio)."""
+
+    seed: int
+    a: float
+    b: float
+    cells: tuple[Cell, ...] = ()
+    censored: tuple[bool, bool] = (False, False)  # a bound of what it would have been
+
+
 @dataclass
 class Measuring:
-    """What a claim measures in one setting. `metric` is None for measures that need none."""
+    """A claim's endpoint in one setting. `metric` is None for endpoints that need none."""
 
     claim: Claim
     section: Section
     metric: str | None
+    cells: Sequence[Cell] = ()  # all of the setting: what diverged counts as the worst of them
     _read: dict[Path, Examples | None] = field(default_factory=dict)
+    _numbers: dict[tuple[Path, str, float | None], tuple[float | None, bool]] = field(
+        default_factory=dict
+    )
 
     @cached_property
     def higher_is_better(self) -> bool:
-        known = MEASURES[self.claim.measure].higher_is_better
+        known = self.claim.endpoint.of.higher_is_better
         if known is not None:
             return known
         return self.metric is None or self.section.metrics[self.metric].higher_is_better
+
+    @property
+    def sign(self) -> int:
+        return 1 if self.higher_is_better else -1
 
     @cached_property
     def unit(self) -> str:
         if self.claim.ratio:
             return "ratio"
-        known = MEASURES[self.claim.measure].unit
+        known = self.claim.endpoint.of.unit
         if known is not None:
             return known
         return "" if self.metric is None else self.section.metrics[self.metric].unit
 
     @property
     def words(self) -> str:
-        metric = (self.metric or "").replace("_", " ")
-        return MEASURES[self.claim.measure].words.format(metric=metric)
+        return self.claim.endpoint.words(self.metric)
 
-    def value(self, cell: Cell) -> float | None:
-        """The claim's measure of one cell; None where the record does not have it."""
-        match self.claim.measure:
+    # ------------------------------------------------------------------ one cell
+
+    def value(self, cell: Cell, judged: float | None = None) -> float | None:
+        """The endpoint of one cell that ran to its end; None where the record does not have it.
+
+        judged: another target than the one that is judged.
+        """
+        endpoint = self.claim.endpoint
+        final = cell.metrics.get(self.metric or "")
+        match endpoint.kind:
             case "final":
-                found = cell.metrics.get(self.metric or "")
-                return None if found is None else found.value
+                return None if final is None else final.value
             case "curve":
                 return self._curve(cell, cell.scores.get("step", np.empty(0)))
+            case "to_target":
+                return along.to_target(cell, endpoint, judged).value
+            case "bits_per_parameter":
+                return final.value / cell.trainable if final and cell.trainable else None
             case "forgetting" | "forgetting_at_equal_learning":
                 return cell.forgetting
+            case "lost_by_cut":
+                rank = endpoint.rank or cell.rank
+                cut = cell.cuts.get(str(rank), {}).get(self.metric or "")
+                return None if final is None or cut is None else 1 - cut / final.value
             case "singular_values_above_0.1":
                 return None if cell.spectrum is None else cell.spectrum.above_per_layer
             case "seconds_per_token":
@@ -68,6 +101,163 @@ class Measuring:
                 return cell.merge_error
         return None
 
+    def number(self, cell: Cell, judged: float | None = None) -> tuple[float | None, bool]:
+        """What the cell counts as, and whether that is a bound; logs where the claim is a ratio.
+
+        Who diverged is censored where steps are counted, and the worst of all where they aren't.
+        """
+        key = (cell.file, cell.cell, judged)
+        if key not in self._numbers:
+            self._numbers[key] = self._number(cell, judged)
+        return self._numbers[key]
+
+    def _number(self, cell: Cell, judged: float | None) -> tuple[float | None, bool]:
+        censored = False
+        if cell.status == "diverged":
+            value, censored = self._of_diverged(cell)
+        elif self.claim.endpoint.kind == "to_target":
+            reached = along.to_target(cell, self.claim.endpoint, judged)
+            value, censored = reached.value, reached.censored
+        else:
+            value = self.value(cell, judged) if cell.ok else None
+        if value is None or not self.claim.ratio:
+            return value, censored
+        return (math.log(value) if value > 0 else math.nan), censored
+
+    def _of_diverged(self, cell: Cell) -> tuple[float | None, bool]:
+        if self.claim.endpoint.kind == "to_target":
+            return along.last(cell, self.claim.endpoint), True
+        return (self.worst if self.claim.endpoint.of.learning else None), False
+
+    @cached_property
+    def worst(self) -> float | None:
+        """The worst of all cells in the setting; no better than chance or the untouched model."""
+        known = [v for cell in self.cells if cell.ok and (v := self.value(cell)) is not None]
+        if self.claim.endpoint.kind in ("final", "curve") and self.metric is not None:
+            for cell in self.cells:
+                chance = cell.metrics[self.metric].chance if self.metric in cell.metrics else None
+                before = cell.before.get(self.metric)
+                known += [v for v in (chance, before.value if before else None) if v is not None]
+        if self.claim.ratio:
+            known = [v for v in known if v > 0]
+        return min(known, key=lambda v: self.sign * v, default=None)
+
+    def learned(self, cell: Cell) -> float | None:
+        """How good a learning rate is: the claim's own endpoint if it is one of learning."""
+        if self.claim.endpoint.of.learning and self.claim.endpoint.kind != "good_range":
+            value = self.number(cell)[0]
+            return None if value is None or math.isnan(value) else self.sign * value
+        return self.learned_end(cell)
+
+    def learned_end(self, cell: Cell) -> float | None:
+        """The main metric at the end; more is better."""
+        found = cell.metrics.get(self.learned_metric)
+        return None if found is None else found.value * (1 if found.higher_is_better else -1)
+
+    def learned_along(self, cell: Cell) -> float | None:
+        """The same, mean over the scored steps."""
+        found = cell.metrics.get(self.learned_metric)
+        values = cell.scores.get(f"metrics.{self.learned_metric}", np.empty(0))
+        if found is None or not len(values) or not np.isfinite(values).all():
+            return None
+        return float(values.mean()) * (1 if found.higher_is_better else -1)
+
+    @property
+    def learned_metric(self) -> str:
+        """The metric that tells what was learned."""
+        return self.metric or self.section.main_metric() or ""
+
+    def anywhere(self, candidate: Candidate) -> bool:
+        """Whether the endpoint was measured on any cell that ran to its end, or may yet be."""
+        cells = [cell for cell in candidate.cells if cell.ok]
+        kind = self.claim.endpoint.kind
+        if not cells or kind == "good_range":
+            return True
+        if kind == "forgetting_at_learned":
+            return any(along.learned_and_forgotten(c, self.learned_metric) for c in cells)
+        return any(self.value(cell) is not None for cell in cells)
+
+    # ------------------------------------------------------------------ two arms
+
+    def pair(self, seed: int, a: Cell, b: Cell, judged: float | None = None) -> Pair | None:
+        """Both cells of a seed; None where one of them was not measured."""
+        if self.claim.endpoint.kind == "curve" and a.ok and b.ok:
+            steps = np.intersect1d(
+                a.scores.get("step", np.empty(0)), b.scores.get("step", np.empty(0))
+            )
+            values = [(self._curve(c, steps), False) for c in (a, b)]
+        elif self.claim.endpoint.kind == "forgetting_at_learned":
+            share = self.claim.endpoint.judged if judged is None else judged
+            found = along.forgotten_at(a, b, self.learned_metric, share)
+            values = [(v, False) for v in found or (None, None)]
+        else:
+            values = [self.number(cell, judged) for cell in (a, b)]
+        if self.claim.b.value is not None:
+            bound = self.claim.b.value
+            values[1] = (math.log(bound) if self.claim.ratio else bound, False)
+        (left, cut_a), (right, cut_b) = values
+        if left is None or right is None:
+            return None
+        return Pair(seed, left, right, (a,) if a is b else (a, b), (cut_a, cut_b))
+
+    def difference(self, pair: Pair) -> float:
+        """Positive where a is better."""
+        return (pair.a - pair.b) * self.sign
+
+    def of_arms(self, a: Candidate, b: Candidate) -> list[Pair]:
+        """Endpoints that take an arm's rates together: one pair a seed."""
+        if self.claim.endpoint.kind == "good_range":
+            return self._ranges(a, b)
+        return self._at_equal_learning(a, b)
+
+    def _ranges(self, a: Candidate, b: Candidate) -> list[Pair]:
+        found = [along.good_range(c, self.learned, self._start, self.claim.endpoint.within)
+                 for c in (a, b)]  # fmt: skip
+        return [
+            Pair(seed, found[0][seed][0], found[1][seed][0], a.of_seed(seed) + b.of_seed(seed),
+                 (found[0][seed][1], found[1][seed][1]))
+            for seed in sorted(found[0].keys() & found[1].keys())
+        ]  # fmt: skip
+
+    def _start(self, cell: Cell) -> float:
+        """What was known before: from there the share of the best counts."""
+        before, found = cell.before.get(self.learned_metric), cell.metrics[self.learned_metric]
+        value = before.value if before is not None else (found.chance or 0.0)
+        return value * (1 if found.higher_is_better else -1)
+
+    def _at_equal_learning(self, a: Candidate, b: Candidate) -> list[Pair]:
+        """Forgetting of both arms read off where both have learned as much, seed by seed.
+
+        Every learning rate of an arm is a point (learned, forgotten), the untouched model is
+        another; between points the line is straight.
+        """
+        by_seed = [self._points(c) for c in (a, b)]
+        pairs = []
+        for seed in sorted(by_seed[0].keys() & by_seed[1].keys()):
+            points = [found[seed] for found in by_seed]
+            level = min(max(learned for learned, _, _ in p) for p in points)
+            if level < max(min(learned for learned, _, _ in p) for p in points):
+                continue  # one arm has learned more at its least than the other at its most
+            forgotten = [along.at(p, level) for p in points]
+            cells = tuple(cell for p in points for _, _, cell in p if cell is not None)
+            pairs.append(Pair(seed, forgotten[0], forgotten[1], cells))
+        return pairs
+
+    def _points(self, candidate: Candidate) -> dict[int, list[tuple[float, float, Cell | None]]]:
+        """For each seed (learned, forgotten, cell), the untouched model first where known."""
+        metric = self.learned_metric
+        points: dict[int, list[tuple[float, float, Cell | None]]] = {}
+        for cell in candidate.cells:
+            learned = self.learned(cell)
+            if not cell.ok or cell.forgetting is None or learned is None:
+                continue
+            known = points.setdefault(cell.seed, [])
+            if not known and metric in cell.before:
+                before = cell.before[metric]
+                known.append((before.value * (1 if before.higher_is_better else -1), 0.0, None))
+            known.append((learned, cell.forgetting, cell))
+        return points
+
     def _curve(self, cell: Cell, steps: Array) -> float | None:
         values = cell.scores.get(f"metrics.{self.metric}")
         if values is None or not len(steps):
@@ -75,103 +265,63 @@ class Measuring:
         chosen = values[np.isin(cell.scores["step"], steps)]
         return float(chosen.mean()) if np.isfinite(chosen).all() else None
 
-    def at_ceiling(self, cell: Cell) -> bool:
-        """Whether a cell could not have done better: all right, where right is counted."""
-        of_metric = MEASURES[self.claim.measure].of_metric
-        full = of_metric and self.unit == "fraction" and self.higher_is_better
-        return full and self.value(cell) == 1.0
+    # ------------------------------------------------------------------ examples, noise
 
-    def anywhere(self, candidate: Candidate) -> bool:
-        """Whether the measure was taken on any cell that ran to its end, or may yet be."""
-        cells = [cell for group in candidate.reported.values() for cell in group if cell.ok]
-        return not cells or any(self.value(cell) is not None for cell in cells)
+    def examples(self, pairs: Sequence[Pair]) -> tuple[list[Array], bool] | None:
+        """Differences by example, a seed each, and whether all seeds share the examples.
 
-    def difference(self, a: Cell, b: Cell) -> float | None:
-        """Between two cells, or a cell and the claim's number; positive where a is better."""
-        if self.claim.measure == "curve":
-            steps = np.intersect1d(
-                a.scores.get("step", np.empty(0)), b.scores.get("step", np.empty(0))
-            )
-            left, right = self._curve(a, steps), self._curve(b, steps)
-        else:
-            left, right = self.value(a), self.value(b)
-        if self.claim.b.value is not None:
-            right = self.claim.b.value
-        if left is None or right is None:
+        None where records hold none, or the metric is no mean of them (perplexity).
+        """
+        plain = self.claim.endpoint.kind == "final" and not self.claim.ratio
+        if not plain or self.claim.b.value is not None:
             return None
-        if self.claim.ratio:
-            if left <= 0 or right <= 0:
+        found, names = [], []
+        for pair in pairs:
+            a, b = (self._examples_of(cell) for cell in pair.cells)
+            if a is None or b is None or a[1] != b[1] or len(a[0]) != len(b[0]):
                 return None
-            left, right = math.log(left), math.log(right)
-        return (left - right) * (1 if self.higher_is_better else -1)
-
-    def learned(self, cell: Cell) -> float | None:
-        """How good a learning rate is: the claim's own measure if it is one of learning."""
-        if MEASURES[self.claim.measure].of_metric:
-            value, higher = self.value(cell), self.higher_is_better
-        else:
-            main = self.section.main_metric()
-            found = cell.metrics.get(main or "")
-            if found is None:
+            apart = (a[0] - b[0]) * self.sign
+            if not math.isclose(apart.mean(), self.difference(pair), rel_tol=1e-6, abs_tol=1e-9):
                 return None
-            value, higher = found.value, found.higher_is_better
-        return None if value is None else value * (1 if higher else -1)
-
-    def learned_and_forgotten(
-        self, candidate: Candidate
-    ) -> dict[int, list[tuple[float, float, str]]]:
-        """For each seed (learned, forgotten, cell), the untouched model first where known."""
-        metric = self.section.main_metric() or ""
-        points: dict[int, list[tuple[float, float, str]]] = {}
-        for cell in (cell for group in candidate.reported.values() for cell in group):
-            learned = self.learned(cell)
-            if not cell.ok or cell.forgetting is None or learned is None:
-                continue
-            known = points.setdefault(cell.seed, [])
-            if not known and metric in cell.before:
-                before = cell.before[metric]
-                known.append((before.value * (1 if before.higher_is_better else -1), 0.0, ""))
-            known.append((learned, cell.forgetting, cell.cell))
-        return points
-
-    def noise_floor(self, repeats: Sequence[tuple[Cell, Cell]]) -> float | None:
-        """How far apart one cell run twice ends, at the most; None where none was."""
-        if self.claim.b.value is not None:
-            return None
-        apart = [self.difference(first, second) for first, second in repeats]
-        return max((abs(value) for value in apart if value is not None), default=None)
-
-    def estimate(self, pairs: Sequence[tuple[Cell, Cell]]) -> Estimate:
-        """The mean difference over the pairs, per example where the records hold examples."""
-        differences = [v for a, b in pairs if (v := self.difference(a, b)) is not None]
-        if self.claim.measure != "final" or self.claim.ratio or self.claim.b.value is not None:
-            return estimate(differences)
-        examples, names = [], []
-        for (a, b), difference in zip(pairs, differences, strict=True):
-            found = self._examples(a, b)
-            # A metric that is no mean of its examples (perplexity) is judged by seeds alone.
-            if found is None or not math.isclose(
-                found[0].mean(), difference, rel_tol=1e-6, abs_tol=1e-9
-            ):
-                return estimate(differences)
-            examples.append(found[0])
-            names.append(found[1])
+            found.append(apart)
+            names.append(a[1])
         shared = names[0] is not None and all(other == names[0] for other in names)
-        return estimate(differences, examples, shared=shared)
-
-    def _examples(self, a: Cell, b: Cell) -> Examples | None:
-        """Differences by example; None where the records' examples can't be paired."""
-        left, right = self._examples_of(a), self._examples_of(b)
-        if left is None or right is None or left[1] != right[1] or len(left[0]) != len(right[0]):
-            return None
-        return (left[0] - right[0]) * (1 if self.higher_is_better else -1), left[1]
+        return found, shared
 
     def _examples_of(self, cell: Cell) -> Examples | None:
         """Read from the record when first asked for: most cells are never judged."""
+        if by_name := cell.examples.get(self.metric or ""):
+            names = sorted(by_name)
+            return np.array([by_name[name] for name in names]), names
         if cell.file not in self._read:
-            record = records.read(cell.file)
-            values = record["examples"].get(self.metric)
-            names = record.get("example_ids", {}).get(self.metric)
-            found = (np.array(values, dtype=np.float64), names) if values else None
-            self._read[cell.file] = found
+            self._read[cell.file] = None
+            if cell.ok and cell.file.suffix == ".json":
+                record = records.read(cell.file)
+                values = record["examples"].get(self.metric)
+                names = record.get("example_ids", {}).get(self.metric)
+                if values:
+                    self._read[cell.file] = (np.array(values, dtype=np.float64), names)
         return self._read[cell.file]
+
+    def noise(self, groups: Iterable[Sequence[Cell]]) -> Noise | None:
+        """From cells that are one but for a change that means nothing; None where none was run."""
+        if self.claim.b.value is not None:
+            return None
+        squares, freedom, largest = 0.0, 0, 0.0
+        for group in groups:
+            found = [self.number(cell)[0] for cell in group if cell.ok]
+            values = [v for v in found if v is not None and not math.isnan(v)]
+            if len(values) > 1:
+                squares += float(np.var(values)) * len(values)
+                freedom += len(values) - 1
+                largest = max(largest, max(values) - min(values))
+        return Noise(math.sqrt(squares / freedom), largest, freedom) if freedom else None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far cells that are one but for a meaningless change lie apart."""
+
+    deviation: float
+    largest: float
+    freedom: int

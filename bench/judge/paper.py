@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 CITATION = "Jiang et al. 2024, arXiv 2405.12130v1"
+STEP_TIME = 1.03  # section 6.2: a step of decoupling over that of the others, 7B, r = 8
 UUID_SETTING = "LLaMA-2 7B, 10,000 pairs"
 
 Key = tuple[str, int | None]  # method, rank

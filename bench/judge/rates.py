@@ -2,28 +2,38 @@
 
     paper   the best of the rates in the paper's grid, chosen on validation cells where they
             cover it, else on the reported cells themselves (as the paper, which names no others)
-    tuned   the best on validation cells, after equally many trials for both arms
+    tuned   where there are validation cells, the best on them. Where there are none but several
+            rates were run on several seeds, each seed is judged at the rate that is best on the
+            other seeds, so that the choice is part of the estimate
     as run  the one rate that each arm was run with, where neither of the others can be followed
 
-Validation cells (config.protocol.split == "validation") choose and are never judged.
+Validation cells (config.protocol.split == "validation") choose and are never judged. Where a claim
+is `over` a key of the task, a level of it is chosen together with the rate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from bench.judge import paper
-from bench.judge.cells import Cell, Row, format_rate
+from bench.judge.cells import Cell
+from bench.judge.intervals import best_of
+from bench.judge.rows import Row, count
+from bench.records.words import format_rate
 
 PROTOCOLS = ("paper", "tuned")
 AS_RUN = "as run"
+DRAWS = 2_000  # of the choice, to tell how often another rate would have been chosen
 
-ByRate = dict[float | None, list[Cell]]
-Score = Callable[[Cell], float | None]  # how good a cell is; None where it was not measured
+Point = tuple[float | None, Any]  # learning rate, level of what the claim is `over`
+ByPoint = dict[Point, list[Cell]]
+Goodness = Callable[[Cell], float | None]  # more is better; None where it was not measured
 
 
 @dataclass
@@ -31,21 +41,33 @@ class Candidate:
     """What may be an arm: all learning rates of one method, rank and settings in one setting."""
 
     row: Row
-    reported: ByRate = field(default_factory=dict)
-    validation: ByRate = field(default_factory=dict)
+    reported: ByPoint = field(default_factory=dict)
+    validation: ByPoint = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.row.name_and_rank
 
-    def without(self, seed: int) -> Candidate:
-        """As if the seed had never been run."""
+    @property
+    def cells(self) -> list[Cell]:
+        """The reported ones."""
+        return [cell for group in self.reported.values() for cell in group]
 
-        def others(cells: ByRate) -> ByRate:
-            kept = {r: [c for c in group if c.seed != seed] for r, group in cells.items()}
-            return {rate: group for rate, group in kept.items() if group}
+    @property
+    def seeds(self) -> set[int]:
+        return {cell.seed for cell in self.cells}
 
-        return Candidate(self.row, others(self.reported), others(self.validation))
+    def of_seed(self, seed: int) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.seed == seed)
+
+    def among(self, keep: Callable[[int], bool]) -> Candidate:
+        """As if other seeds had never been run."""
+
+        def kept(cells: ByPoint) -> ByPoint:
+            some = {p: [c for c in group if keep(c.seed)] for p, group in cells.items()}
+            return {point: group for point, group in some.items() if group}
+
+        return Candidate(self.row, kept(self.reported), kept(self.validation))
 
     @property
     def trainable(self) -> int | None:
@@ -54,28 +76,63 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The learning rate of an arm, or the problem why there is none."""
+class Search:
+    """How an arm's rate was looked for; arms must have looked alike."""
 
-    rate: float | None = None
+    trials: int = 1
+    octaves: float = 0.0  # from the lowest rate to the highest
+    seeds: tuple[int, ...] = ()  # that chose, where they are none of the judged
+
+    def differs(self, other: Search) -> list[str]:
+        """What arms did not do alike."""
+        said = ["numbers of learning-rate trials"] * (self.trials != other.trials)
+        said += ["widths of the grids of rates"] * (abs(self.octaves - other.octaves) > 0.1)
+        return said + ["validation seeds"] * (self.seeds != other.seeds)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The judged cell of each seed, or the problem why there is none."""
+
+    cells: Mapping[int, Cell] = field(default_factory=dict)
+    point: Point = (None, None)  # the usual one
     problem: str = ""
     flags: tuple[str, ...] = ()
-    trials: int = 0
+    edge: str = ""  # says so where the best lies at the end of what was tried
+    search: Search = Search()
+    another: float | None = None  # how often another rate would have been chosen
+    how: str = ""
+    best_of: tuple[float, ...] = ()  # expected best after k trials, more is better
+
+    @property
+    def words(self) -> str:
+        rate, level = self.point
+        said = "" if rate is None else f", lr {format_rate(rate)}"
+        return said + ("" if level is None else f", at {level:,}")
 
 
-def choose(candidate: Candidate, protocol: str, task: str, score: Score) -> Choice:
-    """The arm's learning rate under the protocol; `score` says what is best."""
+def choose(
+    candidate: Candidate, protocol: str, task: str, good: Goodness, spread: float | None = None
+) -> Choice:
+    """The arm's learning rate under the protocol; `good` says what is best.
+
+    spread: standard deviation of `good` between seeds, where validation has a single one.
+    """
     if protocol == AS_RUN:
-        (rate,) = candidate.reported
-        return Choice(rate, trials=1)
+        ((point, cells),) = candidate.reported.items()
+        return Choice({cell.seed: cell for cell in cells}, point)
     if protocol == "paper":
-        return _of_papers_grid(candidate, task, score)
-    if not candidate.validation:
-        return Choice(problem=f"no validation cells of {candidate.name}")
-    return _best_on_validation(candidate, candidate.validation, score)
+        return _of_papers_grid(candidate, task, good, spread)
+    if candidate.validation:
+        return _on_validation(candidate, candidate.validation, good, spread)
+    if len(candidate.reported) > 1:
+        return _by_the_others(candidate, good)
+    return Choice(problem=f"no validation cells of {candidate.name}")
 
 
-def _of_papers_grid(candidate: Candidate, task: str, score: Score) -> Choice:
+def _of_papers_grid(
+    candidate: Candidate, task: str, good: Goodness, spread: float | None
+) -> Choice:
     grid = paper.learning_rates(task, candidate.row.method, candidate.row.rank)
     if not grid:
         return Choice(problem=f"the paper states no learning rates for {candidate.name} here")
@@ -84,58 +141,138 @@ def _of_papers_grid(candidate: Candidate, task: str, score: Score) -> Choice:
         rates = ", ".join(map(format_rate, grid))
         return Choice(problem=f"no cells of {candidate.name} at the paper's rates ({rates})")
     if len(grid) == 1:
-        return Choice(next(iter(reported)), trials=1)
+        return _at(candidate, next(iter(reported)))
     validation = _within(candidate.validation, grid)
     if validation.keys() >= reported.keys():
-        return _best_on_validation(candidate, validation, score)
+        return _on_validation(candidate, validation, good, spread)
     if len(reported) == 1:
         flag = f"{candidate.name}: one of the paper's {len(grid)} rates was run"
-        return Choice(next(iter(reported)), flags=(flag,), trials=1)
+        return replace(_at(candidate, next(iter(reported))), flags=(flag,))
     flag = f"{candidate.name}: rate chosen on the reported cells themselves, as in the paper"
-    choice = best(candidate, reported, score, "reported")
+    choice = best(candidate, reported, good, "reported")
     return replace(choice, flags=(*choice.flags, flag))
 
 
-def _within(cells: ByRate, grid: Sequence[float]) -> ByRate:
+def _at(candidate: Candidate, point: Point) -> Choice:
+    return Choice({cell.seed: cell for cell in candidate.reported[point]}, point)
+
+
+def _within(cells: ByPoint, grid: Sequence[float]) -> ByPoint:
     return {
-        rate: group
-        for rate, group in cells.items()
+        (rate, level): group
+        for (rate, level), group in cells.items()
         if rate is not None and any(math.isclose(rate, other, rel_tol=1e-6) for other in grid)
     }
 
 
-def _best_on_validation(candidate: Candidate, cells: ByRate, score: Score) -> Choice:
+def _on_validation(
+    candidate: Candidate, cells: ByPoint, good: Goodness, spread: float | None
+) -> Choice:
     chosen = {cell.seed for group in cells.values() for cell in group}
-    judged = {cell.seed for group in candidate.reported.values() for cell in group}
-    if chosen & judged:
-        seed = min(chosen & judged)
-        return Choice(problem=f"{candidate.name}: seed {seed} is both validation and reported")
-    return best(candidate, cells, score, "validation")
+    if both := chosen & candidate.seeds:
+        said = f"{candidate.name}: seed {min(both)} is both validation and reported"
+        return Choice(problem=said)
+    choice = best(candidate, cells, good, "validation")
+    search = replace(choice.search, seeds=tuple(sorted(chosen)))
+    return replace(choice, search=search, another=_another(cells, good, choice.point, spread))
 
 
-def best(candidate: Candidate, cells: ByRate, score: Score, kind: str) -> Choice:
-    """The rate with the best mean; one that failed, diverged or lacks a seed is out."""
+def best(candidate: Candidate, cells: ByPoint, good: Goodness, kind: str) -> Choice:
+    """The rate with the best mean; one that failed or lacks a seed is out, as is a diverged one."""
     seeds = {cell.seed for group in cells.values() for cell in group}
-    means: dict[float, float] = {}
-    for rate, group in cells.items():
-        values = [v for cell in group if cell.ok and (v := score(cell)) is not None]
-        if rate is not None and len(values) == len(seeds):
-            means[rate] = float(np.mean(values))
+    means: dict[Point, float] = {}
+    for point, group in cells.items():
+        values = [v for cell in group if cell.ok and (v := good(cell)) is not None]
+        if point[0] is not None and len(values) == len(seeds):
+            means[point] = float(np.mean(values))
     if not means:
         return Choice(problem=f"no learning rate of {candidate.name} has all {kind} cells")
-    rate = min(means, key=lambda r: (-means[r], r))
-    if rate not in candidate.reported:
-        problem = f"no reported cells of {candidate.name} at its best rate, {format_rate(rate)}"
-        return Choice(rate, problem)
-    tried = [r for r in cells if r is not None]
-    at_edge = _edge(rate, tried)
-    flags = (f"{candidate.name}: {at_edge}",) if at_edge else ()
-    return Choice(rate, flags=flags, trials=len(tried))
+    point = _best_of_means(means)
+    found = Choice({}, point, edge=_edge(candidate.name, point, cells), search=_search(cells),
+                   best_of=tuple(best_of(list(means.values()))))  # fmt: skip
+    if point not in candidate.reported:
+        problem = f"no reported cells of {candidate.name} at its best rate"
+        return replace(found, problem=f"{problem}{found.words.replace(', lr', ',')}")
+    return replace(found, cells={cell.seed: cell for cell in candidate.reported[point]})
 
 
-def _edge(rate: float, tried: Sequence[float]) -> str:
-    """Says so where the best rate is the lowest or the highest of several; else empty."""
-    if len(tried) < 2 or min(tried) < rate < max(tried):
-        return ""
-    end = "lower" if rate == min(tried) else "upper"
-    return f"the best rate, {format_rate(rate)}, lies at the {end} edge of its grid"
+def _best_of_means(means: Mapping[Point, float]) -> Point:
+    return min(means, key=lambda p: (-means[p], p[0] or 0.0, str(p[1])))
+
+
+def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
+    """Each seed at the rate that is best on the other seeds (of those that all rates have)."""
+    table: dict[Point, dict[int, float]] = {}
+    for point, cells in candidate.reported.items():
+        values = {cell.seed: good(cell) for cell in cells if cell.status in ("ok", "diverged")}
+        table[point] = {seed: value for seed, value in values.items() if value is not None}
+    common = set.intersection(*(set(by_seed) for by_seed in table.values()))
+    if len(common) < 3:
+        said = f"{candidate.name}: its learning rates share {count(len(common), 'seed')}; to choose"
+        return Choice(problem=f"{said} by the others, at least 3 are needed")
+
+    def at_best(seeds: set[int]) -> Point:
+        means = {p: float(np.mean([by_seed[s] for s in seeds])) for p, by_seed in table.items()}
+        return _best_of_means(means)
+
+    chosen = {seed: at_best(common - {seed}) for seed in sorted(candidate.seeds)}
+    judged = {
+        seed: cell
+        for seed, point in chosen.items()
+        for cell in candidate.reported[point]
+        if cell.seed == seed
+    }
+    usual, times = Counter(chosen.values()).most_common(1)[0]
+    overall = at_best(common)
+    return Choice(
+        judged, usual, edge=_edge(candidate.name, overall, candidate.reported),
+        search=_search(candidate.reported), another=1 - times / len(chosen),
+        how="each seed at the rate that the others choose",
+        best_of=tuple(best_of([float(np.mean([by_seed[s] for s in common]))
+                               for by_seed in table.values()])),
+    )  # fmt: skip
+
+
+def _search(cells: ByPoint) -> Search:
+    rates = sorted({rate for rate, _ in cells if rate})
+    return Search(len(cells), math.log2(rates[-1] / rates[0]) if rates else 0.0)
+
+
+def _edge(name: str, point: Point, tried: ByPoint) -> str:
+    """Says so where the best is the lowest or the highest of several; else empty."""
+    (rate, level), said = point, []
+    rates = sorted({r for r, _ in tried if r is not None})
+    if rate is not None and len(rates) > 1 and rate in (rates[0], rates[-1]):
+        end = "lower" if rate == rates[0] else "upper"
+        said.append(f"the best rate, {format_rate(rate)}, lies at the {end} edge of its grid")
+    levels = sorted({lev for _, lev in tried if lev is not None})
+    if level is not None and len(levels) > 1 and level == levels[-1]:
+        said.append(f"it does best at {level:,}, the largest that was tried")
+    return f"{name}: {'; '.join(said)}" if said else ""
+
+
+def _another(cells: ByPoint, good: Goodness, chosen: Point, spread: float | None) -> float | None:
+    """How often other validation seeds would have chosen another rate.
+
+    Bootstrap over the validation seeds; where there is one, the spread between judged seeds stands
+    in for theirs. None where neither is known.
+    """
+    rows = {
+        point: {cell.seed: v for cell in group if cell.ok and (v := good(cell)) is not None}
+        for point, group in cells.items()
+    }
+    seeds = sorted({cell.seed for group in cells.values() for cell in group})
+    rows = {point: by_seed for point, by_seed in rows.items() if len(by_seed) == len(seeds)}
+    if len(rows) < 2 or chosen not in rows:
+        return None if len(rows) < 1 else 0.0
+    points = sorted(rows, key=lambda p: (p[0] or 0.0, str(p[1])))
+    table = np.array([[rows[p][s] for s in seeds] for p in points])  # (points, seeds)
+    rng = np.random.default_rng(0)
+    if len(seeds) > 1:
+        drawn = rng.integers(0, len(seeds), (DRAWS, len(seeds)))
+        means = table[:, drawn].mean(2)
+    elif spread:
+        means = table + rng.normal(0, spread, (len(points), DRAWS))
+    else:
+        return None
+    return float(np.mean(means.argmax(0) != points.index(chosen)))

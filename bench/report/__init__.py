@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import records
 from bench.errors import UserError
-from bench.judge.cells import Collection, Section, collect
+from bench.judge import cells, foreign
+from bench.judge.cells import Collection
 from bench.judge.claims import Claim
+from bench.judge.rows import Section, group
 from bench.report import render, tables
 
 if TYPE_CHECKING:
+    from bench.judge.primary import Family
     from bench.judge.verdicts import Judgement
 
 __all__ = ["Report", "Sheet", "collect", "make", "text"]
@@ -37,6 +41,20 @@ class Report:
     sheets: list[Sheet]
     warnings: list[str] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+
+
+def collect(path: str | Path) -> Collection:
+    """Records of ours below the path, anyone's table (CSV), or what peft's comparison stores.
+
+    Raises UserError where there is none of these, or what is there can't be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".csv":
+        return foreign.table(path)
+    if path.is_dir() and not records.find(path) and foreign.peft_files(path):
+        return foreign.peft(path)
+    return cells.collect(path)
 
 
 def make(
@@ -45,14 +63,17 @@ def make(
     claims: Sequence[Claim] | None = None,
     claims_from: Path | None = None,
     *,
+    family: Family | None = None,
     claims_only: bool = False,
 ) -> Report:
     """Tables of all sections, and verdicts on the claims, which lie in `claims_from` if not ours.
 
+    family: the primary comparisons, judged together; all other claims are exploratory.
+
     claims_only: no tables, and so no figures either.
     Raises UserError where no section has the metric.
     """
-    sections = found.sections()
+    sections = group(found.cells)
     known = list(dict.fromkeys(name for section in sections for name in section.metrics))
     if metric is not None and metric not in known:
         raise UserError(
@@ -61,7 +82,8 @@ def make(
         )
     command = f"python -m bench.report {shlex.quote(found.path)}"
     command += f" --metric {shlex.quote(metric)}" if metric else ""
-    if claims:
+    judged = claims is not None
+    if judged:
         own = "" if claims_from is None else f"-from {shlex.quote(str(claims_from))}"
         command += f" --claims{own}" + " --claims-only" * claims_only
     sheets = [
@@ -70,11 +92,11 @@ def make(
         if not claims_only
     ]
     judgements = []
-    if claims:
-        from bench.judge import verdicts  # scipy takes a second to import
+    if judged:
+        from bench.judge.judging import judge  # scipy takes a second to import
 
-        judgements = verdicts.judge(claims, found)
-    return Report(command, sheets, _warnings(found), judgements)
+        judgements = judge(claims or [], found, family)
+    return Report(command, sheets, _warnings(found), judgements, sections)
 
 
 def _warnings(found: Collection) -> list[str]:
@@ -83,6 +105,8 @@ def _warnings(found: Collection) -> list[str]:
         files = [str(second.file) for _, second in found.repeats]
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         said.append(f"cells that lie there twice, each counted once: {', '.join(files[:5])}{more}")
+    if none := foreign.supports(found):
+        said.append(none)
     return said
 
 

@@ -1,4 +1,4 @@
-"""python -m bench.report PATH: tables, figures and verdicts from records."""
+"""python -m bench.report PATH: tables, figures and verdicts from records, or from a table (CSV)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench import report
 from bench.errors import UserError
-from bench.judge import claims
-from bench.report import files
+from bench.judge import claims, primary
+from bench.report import export, files
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,13 +25,17 @@ def main(arguments: list[str] | None = None) -> int:
         found = report.collect(options.path)
         judged = claims.load(options.claims_from) if options.claims else None
         made = report.make(
-            found, options.metric, judged, options.claims_from, claims_only=options.claims_only
-        )
+            found, options.metric, judged, options.claims_from,
+            family=primary.load(options.claims_from) if options.claims else None,
+            claims_only=options.claims_only,
+        )  # fmt: skip
         out = options.out or _beside(options.path)
         print(report.text(made, _width()))
         for change in files.changes(made, out):
             print(f"CHANGED since the last report: {change}")
         wrote = files.write(made, out, options.html)
+        if options.export:
+            wrote += export.write(found, options.export)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -42,11 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("path", type=Path, help="a folder of records, or one record")
+    parser.add_argument(
+        "path", type=Path, help="a folder of records, one record, a table.csv, or peft's results"
+    )
     parser.add_argument("--out", type=Path, help="folder for tables and figures (PATH/report)")
     parser.add_argument("--metric", help="final metric to compare by (the task's own)")
     parser.add_argument("--claims", action="store_true", help="judge the claims of conf/claims")
     parser.add_argument("--claims-from", type=Path, metavar="DIR", help="judge claims of your own")
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="write the cells as such a CSV and as peft's JSON",
+    )
     whole = parser.add_mutually_exclusive_group()
     whole.add_argument("--claims-only", action="store_true", help="verdicts, no tables or figures")
     whole.add_argument("--html", type=Path, metavar="FILE", help="one page with all of it")

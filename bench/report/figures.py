@@ -26,12 +26,14 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from bench.judge import paper
-from bench.judge.cells import Array, Cell, Metric, Row, Section
+from bench.judge.cells import Array, Cell, Metric
+from bench.judge.rows import Row, Section
 from bench.report.tables import format_number, unit_label
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 ROWS_DRAWN = 24  # more rows than these are no figure any more
 ROWS_WITH_BAND = 6
+ENTRIES = 6  # of a legend; two more say what line and band are, and the chance level
 
 # Colours of Okabe and Ito (safe for the colour-blind), ordered so that lightness differs too.
 _METHODS: dict[str, tuple[str, Any, str]] = {
@@ -224,19 +226,33 @@ def frame(
     return figure, list(axes[0])
 
 
+def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]:
+    """What a legend names: each row, or where these are many, each method and rank, or method.
+
+    Rows of one entry grow lighter from the first to the last.
+    """
+    for name in (lambda r: r.full_name, lambda r: r.name_and_rank, lambda r: r.label):
+        groups: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(name(row), []).append(i)
+        if len(groups) <= ENTRIES:
+            break
+    made = []
+    for label, places in list(groups.items())[:ENTRIES]:
+        lost = " (diverged)" * all(not rows[i].ok for i in places)
+        more = f" ({len(places)} rows, lighter to the last)" if len(places) > 1 else lost
+        made.append((styles[places[0]], literal(label) + more))
+    return made
+
+
 def entries(rows: Sequence[Row], styles: Sequence[Look], *, bands: bool = True) -> list[Line2D]:
     """Legend entries of rows, and one that says what line and band are."""
-    named = [
-        Line2D(
-            [], [], **look.keywords(), label=literal(row.full_name) + " (diverged)" * (not row.ok)
-        )
-        for row, look in zip(rows, styles, strict=True)
-    ]
+    lines = [Line2D([], [], **look.keywords(), label=label) for look, label in named(rows, styles)]
     seeds = max((len(row.ok) for row in rows), default=0)
     words = "line: mean over seeds" if seeds > 1 else "one seed"
     if bands and seeds > 1 and len(rows) <= ROWS_WITH_BAND:
         words += "; band: their range"
-    return [*named, Line2D([], [], linestyle="none", label=words)]
+    return [*lines, Line2D([], [], linestyle="none", label=words)]
 
 
 def loss_figure(section: Section, metric: str | None) -> Figure | None:
@@ -299,11 +315,11 @@ def score_figure(section: Section, metric: str | None) -> Figure | None:
     scale = 100.0 if example.unit == "fraction" else 1.0
     with plt.style.context(STYLE):
         styles = looks(rows)
-        named = entries(rows, styles)
+        legend = entries(rows, styles)
         if example.chance is not None:
-            named.insert(len(rows), Line2D([], [], label="chance level", **_CHANCE))
+            legend.insert(-1, Line2D([], [], label="chance level", **_CHANCE))
         against = [a for a in _AGAINST if any(a[0] in c.scores for row in rows for c in row.cells)]
-        figure, axes = frame(section, [3.7] * len(against), named, note)
+        figure, axes = frame(section, [3.7] * len(against), legend, note)
         for panel, (x, label) in zip(axes, against, strict=True):
             _draw(panel, rows, styles, "scores", x, f"metrics.{metric}", scale)
             panel.set_xlabel(label)

@@ -102,25 +102,29 @@ def _latex(report: Report) -> str:
 
 
 def _claims(report: Report) -> dict[str, str]:
-    from bench.report import verdict_sheet
+    """claims.md says what a reader needs; ids, reasons and remarks are in claims.csv."""
+    from bench.report import forest, verdict_sheet, wording
 
     table = verdict_sheet.table(report.judgements)
-    parts = [render.markdown(table)]
+    picture = forest.svg(report.judgements)
+    parts = ["\n\n".join(map(render.escape_markdown, wording.headlines(report.judgements))) + "\n"]
+    if picture:
+        parts.append("![Effects with their intervals, a panel a unit](forest.svg)\n")
+    parts.append(render.markdown(table))
     waiting = verdict_sheet.waiting(report.judgements)
     if waiting:
         lines = (f"- {render.escape_markdown(line)}" for line in waiting)
-        parts.append("\n".join(["### Undecided for want of cells", "", *lines]) + "\n")
-    if table.behind:
-        parts.append(_behind_markdown("### Records behind each verdict", table))
+        parts.append("\n".join(["### Without numbers, for want of cells", "", *lines]) + "\n")
     parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
-    parts.append(f"Made by `{report.command}`.\n")
+    parts.append(f"Records, reasons and remarks: claims.csv. Made by `{report.command}`.\n")
     tex = f"% made by: {report.command}\n{render.latex(table)}{_behind_latex(table)}"
-    tex += "".join(f"% undecided: {_line(line)}\n" for line in waiting)
-    return {
+    tex += "".join(f"% without numbers: {_line(line)}\n" for line in waiting)
+    made = {
         "claims.md": "\n".join(parts),
         "claims.tex": tex,
         "claims.csv": verdict_sheet.as_csv(report.judgements, report.command),
     }
+    return made | ({"forest.svg": picture} if picture else {})
 
 
 def _behind_markdown(heading: str, table: render.Table) -> str:

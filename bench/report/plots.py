@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from bench.judge.cells import Row, Section, format_rate
-from bench.report.figures import STYLE, Look, drawable, entries, frame, literal, looks
+from bench.judge.rows import Row, Section
+from bench.records.words import format_rate
+from bench.report.figures import STYLE, Look, drawable, entries, frame, literal, looks, named
 from bench.report.tables import scaled, unit_label
 
 THRESHOLD = 0.1  # the paper's Fig. 5 counts singular values above it
@@ -199,14 +200,15 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
     example = section.metrics[metric]
     with plt.style.context(STYLE):
         styles = looks([rows[0] for rows in arms])
-        named = [
-            Line2D([], [], **look.keywords(), label=literal(rows[0].name_and_rank))
-            for rows, look in zip(arms, styles, strict=True)
+        by_arm = named([rows[0] for rows in arms], styles)
+        legend = [
+            Line2D([], [], **look.keywords(), label=label.rsplit(", lr ", 1)[0])
+            for look, label in by_arm
         ]
         lost = Line2D([], [], linestyle="none", color="#333333", marker="x", markersize=8,
                       label="a cell diverged or failed")  # fmt: skip
         if any(not cell.ok for cell in section.cells):
-            named.append(lost)
+            legend.append(lost)
         parts: list[tuple[str, Callable[[Row], list[float]]]] = [
             (
                 f"final {unit_label(metric, example)}",
@@ -215,7 +217,7 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
         ]
         if any(cell.forgetting is not None for cell in section.cells):
             parts.append(("forgotten: mean drop (% of before)", _forgotten))
-        figure, panels = frame(section, [7.2 if len(parts) == 1 else 5.0] * len(parts), named, "")
+        figure, panels = frame(section, [7.2 if len(parts) == 1 else 5.0] * len(parts), legend, "")
         rates = sorted({row.learning_rate for rows in arms for row in rows if row.learning_rate})
         for axes, (label, values) in zip(panels, parts, strict=True):
             for rows, look in zip(arms, styles, strict=True):
@@ -267,8 +269,8 @@ _CROSS: dict[str, Any] = {
 
 def _points_legend(rows: Sequence[Row], styles: Sequence[Look]) -> list[Line2D]:
     points = [
-        Line2D([], [], **look.keywords() | {"linestyle": "none"}, label=literal(row.full_name))
-        for row, look in zip(rows, styles, strict=True)
+        Line2D([], [], **look.keywords() | {"linestyle": "none"}, label=label)
+        for look, label in named(rows, styles)
     ]
     several = any(len(row.ok) > 1 for row in rows)
     words = "small: one seed; large: mean" if several else "one seed"

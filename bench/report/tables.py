@@ -10,13 +10,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from bench.judge import paper
-from bench.judge.cells import Cell, Metric, Row, Section, format_rate, mean_and_spread
+from bench.judge.cells import Cell, Metric
 from bench.judge.rates import Candidate, best
+from bench.judge.rows import Row, Section, count, mean_and_spread, unequal
+from bench.records.words import format_rate
 from bench.report.render import DASH, Column, Table, Value
 
 STEPS_SHOWN = 6  # more scored steps than these are thinned in the table; the CSV has all
@@ -63,11 +65,6 @@ def _mean(values: Iterable[float | None], show: Callable[[float], str]) -> str:
     return show(float(np.mean(known))) if known else DASH
 
 
-def count(number: int, noun: str) -> str:
-    """count(2, "seed") -> "2 seeds"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 # ---------------------------------------------------------------------------- building
 
 
@@ -87,7 +84,7 @@ def build(section: Section, metric: str | None = None) -> Table:
             for row, value in zip(rows, values, strict=True):
                 row.append(value)
     return Table(
-        title(section),
+        section.title,
         sheet(section),
         columns,
         rows,
@@ -259,13 +256,6 @@ def _marked(values: list[list[float]], metric: Metric) -> list[Value]:
 # ---------------------------------------------------------------------------- words
 
 
-def title(section: Section) -> str:
-    words = f"{section.task_label} on {section.model_label}, {section.scale} scale"
-    if section.split != "reported":
-        words += f" ({section.split} seeds: they choose learning rates and are not results)"
-    return words
-
-
 def sheet(section: Section) -> list[str]:
     """What was run: model, data, steps, seeds, machine."""
     cells = section.cells
@@ -366,17 +356,6 @@ def _budgets(section: Section) -> list[str]:
     return said
 
 
-def unequal(budgets: Mapping[str, int], tolerance: float) -> str | None:
-    """Says who trains how many parameters, where they differ by more than the tolerance."""
-    if not budgets or max(budgets.values()) <= min(budgets.values()) * (1 + tolerance):
-        return None
-    most = max(budgets.values())
-    return "trainable parameters: " + ", ".join(
-        f"{name} {number:,}" + (f" ({100 * number / most - 100:.1f} %)" if number < most else "")
-        for name, number in budgets.items()
-    )
-
-
 def _unequal(section: Section) -> list[str]:
     said = []
     steps = {row.full_name: sorted(row.steps) for row in section.rows}
@@ -415,15 +394,15 @@ def _rates(section: Section, main: str | None) -> list[str]:
     for name, rows in arms.items():
         if len({row.learning_rate for row in rows}) < 2:
             continue
-        arm = Candidate(rows[0], {row.learning_rate: row.cells for row in rows})
+        arm = Candidate(rows[0], {(row.learning_rate, None): row.cells for row in rows})
         choices = [best(arm, arm.reported, score, section.split) for score in (at_end, along)]
-        flags = dict.fromkeys(flag for choice in choices for flag in choice.flags)
-        said += [f"WARNING: {flag}" for flag in flags]
+        edges = dict.fromkeys(choice.edge for choice in choices if choice.edge)
+        said += [f"WARNING: {edge}" for edge in edges]
         ways = ("at the end", "by the mean over the scored steps")
         found = [
-            f"{format_rate(choice.rate)} {way}"
+            f"{format_rate(choice.point[0])} {way}"
             for choice, way in zip(choices, ways, strict=True)
-            if choice.rate is not None
+            if choice.point[0] is not None
         ]
         if found and section.split != "reported":
             said.append(f"best learning rate of {name}: {', '.join(found)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +14,8 @@ import pytest
 
 from bench import records
 from bench.judge import claims
-from bench.report import collect, files, page
+from bench.judge.rows import group
+from bench.report import collect, files, page, page_cells
 from bench.report import make as make_report
 from bench.report.__main__ import main
 
@@ -76,15 +79,17 @@ def whole(study: Path) -> tuple[str, Page]:
 
 def test_the_page_has_everything(study: Path, whole: tuple[str, Page]) -> None:
     content, built = whole
-    assert built.words.index("Verdicts") < built.words.index("UUID pairs on SmolLM2")
-    assert "MoRA memorises random pairs in fewer steps than LoRA" in built.words
-    assert "claims undecided: no cells here" in built.words
+    assert built.words.index("Verdicts") < built.words.index("Contents: 1 table")
+    answer = "beats LoRA"  # the first thing that it says
+    assert answer in content.split("<h1>")[1][:400]
+    assert "LoRA learns less than full fine-tuning" in built.words
+    assert "Without numbers, for want of cells" in built.words
     assert "paper, accuracy (%) at step:" in built.words
-    assert built.tags.count("figure") == 3
+    assert built.tags.count("figure") == 4  # the forest plot is the first
     cells = [value for value in built.ids if value.startswith("cell-")]
-    assert cells == [f"cell-{c.cell}" for s in collect(study).sections() for c in s.cells]
+    assert cells == [f"cell-{c.cell}" for s in group(collect(study).cells) for c in s.cells]
     assert '"max_steps": 60' in built.words and "torch 2.13.0" in built.words
-    assert built.tags.count("polyline") == 9
+    assert built.tags.count("polyline") == 9 + 2 * built.words.count("detectable in 8 of")
     links = {value[1:] for name, value in built.attributes if name == "href" and value}
     assert {link for link in links if link.startswith("cell-")} <= set(built.ids)
     assert f"python -m bench.report {study} --claims" in content
@@ -140,35 +145,73 @@ def test_command(study: Path, tmp_path: Path, capsys, no_figures) -> None:
 
 
 def test_many_cells_are_not_all_shown(study: Path, monkeypatch) -> None:
-    monkeypatch.setattr(page, "CELLS_SHOWN", 4)
+    monkeypatch.setattr(page_cells, "CELLS_SHOWN", 4)
     _, built = build(study, figures=False)
     assert "9 records; the first 4 are shown" in built.words
     assert sum(value.startswith("cell-") for value in built.ids) == 4
 
 
-def test_in_a_real_browser(whole: tuple[str, Page], tmp_path: Path) -> None:
-    """Chromium runs the page's script: two clicks on a heading sort it downwards."""
+SCRIPT = """<script>
+addEventListener("load", async () => {
+  const told = {};
+  document.querySelectorAll("table.sortable").forEach((table) => {
+    const head = [...table.tHead.rows[table.tHead.rows.length - 1].cells].find(
+      (cell) => cell.textContent.includes("tokens/s"));
+    if (head) { head.firstChild.click(); head.firstChild.click(); }
+    told.sorted = [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+  });
+  const rows = [...document.querySelectorAll("details.row")];
+  const pick = (id, value) => {
+    const select = document.getElementById(id);
+    select.value = value;
+    select.dispatchEvent(new Event("change", { bubbles: true }));
+  };
+  const shown = () => rows.filter((row) => !row.hidden).length;
+  told.all = shown();
+  pick("by-method", "fft");
+  told.fft = shown();
+  pick("by-method", "");
+  pick("order", "effect");
+  told.effects = [...document.querySelectorAll("details.row")].map((r) => +r.dataset.effect);
+  location.hash = "#" + rows[0].id;
+  await new Promise((done) => setTimeout(done, 200));
+  told.opened = rows[0].open;
+  const button = document.querySelector("button.copy");
+  if (button) {
+    button.click();
+    await new Promise((done) => setTimeout(done, 200));
+    told.copied = button.textContent;
+  }
+  told.wide = document.documentElement.scrollWidth > innerWidth;
+  told.cut = [...document.querySelectorAll(".wide")].filter(
+    (box) => box.scrollWidth > box.clientWidth + 1).length;
+  document.title = "told " + JSON.stringify(told);
+});
+</script></body>"""
+
+
+@pytest.mark.parametrize("width", [1366, 683])
+def test_in_a_real_browser(whole: tuple[str, Page], tmp_path: Path, width: int) -> None:
+    """Chromium sorts a table, filters and orders the verdicts, opens a row and copies a command."""
     names = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip("no Chromium on the PATH")
-    click = (
-        "<script>document.querySelectorAll('table.sortable').forEach(t => {"
-        "const b = [...t.tHead.rows[t.tHead.rows.length - 1].cells].find("
-        "c => c.textContent.includes('tokens/s'));"
-        "if (b) { b.querySelector('button').click(); b.querySelector('button').click(); } });"
-        "</script></body>"
-    )
-    clicked = tmp_path / "clicked.html"
-    clicked.write_text(whole[0].replace("</body>", click))
+    driven = tmp_path / "driven.html"
+    driven.write_text(whole[0].replace("</body>", SCRIPT))
     command = [
         browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
-        clicked.as_uri(),
+        f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},768",
+        "--virtual-time-budget=5000", "--dump-dom", driven.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert 'aria-sort="descending"' in done.stdout, done.stderr[-2000:]
-    table = done.stdout[done.stdout.index('aria-sort="descending"') :]
-    order = re.findall(r"<td class=\"\">(FFT|LoRA|MoRA)</td>", table)
-    assert order == ["LoRA", "MoRA", "FFT"]  # 1,815 tokens/s twice, then 1,282
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    found = re.search(r"<title>told (.*?)</title>", done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    told = json.loads(html.unescape(found[1]))
+    assert told["sorted"] == ["LoRA", "MoRA", "FFT"]  # 1,815 tokens/s twice, then 1,282
+    assert 0 < told["fft"] < told["all"]
+    assert told["effects"] == sorted(told["effects"], reverse=True)
+    assert told["opened"] is True
+    assert told.get("copied", "copied") in ("copied", "selected")
+    assert not told["wide"] and told["cut"] == 0
     assert "Content Security Policy" not in done.stderr

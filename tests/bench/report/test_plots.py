@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.judge.cells import Section, collect
+from bench.judge.cells import collect
+from bench.judge.rows import Section, group
 from bench.report import plots
 
 
@@ -38,7 +39,7 @@ def full(make, folder: Path) -> Section:
             if (method, rate, seed) == ("mora", 2e-3, 2):
                 made |= {"status": "diverged", "reason": "x", "metrics": {}, "examples": {}}
             records.write(made, folder)
-    (section,) = collect(folder).sections()
+    (section,) = group(collect(folder).cells)
     return section
 
 
@@ -53,7 +54,7 @@ def labels(figure: Figure) -> list[str]:
 
 
 def test_nothing_is_drawn_without_its_numbers(study: Path) -> None:
-    (section,) = collect(study).sections()
+    (section,) = group(collect(study).cells)
     assert plots.spectrum_figure(section, "accuracy") is None
     assert plots.forgetting_figure(section, "accuracy") is None
     assert plots.rate_figure(section, "accuracy") is None  # one rate a method

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import records, report
+from bench.judge.rows import group
 from bench.report import figures
 from bench.report.__main__ import main
 
@@ -102,7 +103,7 @@ def test_one_record_is_enough(tmp_path: Path, make, capsys, no_figures) -> None:
 
 
 def test_a_method_looks_the_same_everywhere(study: Path, make) -> None:
-    rows = report.collect(study).sections()[0].rows
+    rows = group(report.collect(study).cells)[0].rows
     alone = figures.looks(rows[2:])
     assert figures.looks(rows)[2] == alone[0]
     assert len({(look.colour, look.marker) for look in figures.looks(rows)}) == 3
@@ -112,7 +113,7 @@ def test_a_method_looks_the_same_everywhere(study: Path, make) -> None:
 def test_rows_of_one_method_can_be_told_apart(tmp_path: Path, make) -> None:
     for i in range(12):
         records.write(make(rate=1e-4 * (i + 1)), tmp_path)
-    looks = figures.looks(report.collect(tmp_path).sections()[0].rows)
+    looks = figures.looks(group(report.collect(tmp_path).cells)[0].rows)
     assert len({look.marker for look in looks}) == 1
     assert len({(look.colour, look.filling) for look in looks}) == 12
 
@@ -121,7 +122,7 @@ def test_only_so_many_rows_are_drawn(tmp_path: Path, make) -> None:
     for i in range(30):
         records.write(make(rate=1e-4 * (i + 1), middle=20 + 3 * i), tmp_path)
         records.write(make("fft", rate=1e-5 * (i + 1), middle=20 + 3 * i), tmp_path)
-    section = report.collect(tmp_path).sections()[0]
+    section = group(report.collect(tmp_path).cells)[0]
     rows, note = figures.drawable(section, "accuracy")
     assert [(row.method, row.learning_rate) for row in rows] == [("fft", 1e-5), ("mora", 1e-4)]
     assert note.startswith("2 of 60 rows drawn")
@@ -133,7 +134,7 @@ def test_a_diverged_row_is_drawn_to_where_it_broke(tmp_path: Path, make) -> None
         status="diverged", reason="not finite", metrics={}, curves={"train": train, "scores": []}
     )
     records.write(record, tmp_path)
-    (row,) = report.collect(tmp_path).sections()[0].rows
+    (row,) = group(report.collect(tmp_path).cells)[0].rows
     found = figures.curve(row, "train", "step", "loss")
     assert found is not None and found.broke_off
     assert found.x.tolist() == [1, 2, 3, 4]
@@ -143,7 +144,7 @@ def test_a_diverged_row_is_drawn_to_where_it_broke(tmp_path: Path, make) -> None
 def test_a_curve_is_the_mean_at_shared_steps(tmp_path: Path, make) -> None:
     for seed, scored in ((1, (15, 30, 60)), (2, (30, 45, 60))):
         records.write(make(seed=seed, scored=scored, final=0.5 * seed), tmp_path)
-    (row,) = report.collect(tmp_path).sections()[0].rows
+    (row,) = group(report.collect(tmp_path).cells)[0].rows
     found = figures.curve(row, "scores", "step", "metrics.accuracy")
     assert found is not None
     assert found.x.tolist() == [30, 60]

@@ -11,9 +11,11 @@ import pytest
 
 from bench import records, report
 from bench.errors import UserError
-from bench.judge import paper, verdicts
-from bench.judge.cells import collect, format_rate
+from bench.judge import judging, paper
+from bench.judge.cells import collect
 from bench.judge.claims import load as load_claims
+from bench.judge.rows import group
+from bench.records.words import format_rate
 from bench.report import figures, plots, render, tables
 
 
@@ -213,21 +215,21 @@ def test_validation_seeds_are_kept_apart(study: Path, make, older: bool) -> None
 
 def test_seconds_that_do_not_count_are_left_out_everywhere(study: Path) -> None:
     def panels() -> list[int]:
-        section = collect(study).sections()[0]
+        section = group(collect(study).cells)[0]
         drawn = figures.score_figure(section, "accuracy"), plots.cost_figure(section, "accuracy")
         return [len(figure.axes) for figure in drawn if figure is not None]
 
     claims = [claim for claim in load_claims() if claim.id == "time_mora_like_lora"]
     assert "tokens/s" in fields(sheets(study)[0])[0]
     assert panels() == [3, 3]
-    assert any(made.estimate is not None for made in verdicts.judge(claims, collect(study)))
+    assert any(made.effect is not None for made in judging.judge(claims, collect(study)))
     (study / "notes.yaml").write_text("times: >-\n  halted for minutes\n  at a time\n")
     (sheet,) = sheets(study)
     assert "tokens/s" not in fields(sheet)[0]
     assert "seconds are left out: halted for minutes at a time" in sheet.table.notes
     assert panels() == [2, 2]
-    (made,) = verdicts.judge(claims, collect(study))
-    assert made.estimate is None
+    (made,) = judging.judge(claims, collect(study))
+    assert made.effect is None
     assert made.reason.startswith("no comparable cells")
 
 
@@ -419,7 +421,7 @@ def test_a_seed_twice_in_a_row_is_an_error_that_names_both_files(study: Path, ma
     other["config"]["trainer"]["score_steps"] = [60]
     records.write(other, study)
     with pytest.raises(UserError, match="lies there twice") as error:
-        collect(study).sections()
+        group(collect(study).cells)
     assert "e" * 16 in str(error.value) and str(file) in str(error.value)
 
 
@@ -429,7 +431,7 @@ def test_a_best_rate_at_the_edge_of_those_tried_is_said(tmp_path: Path, make) ->
         records.write(make("mora", rate=rate, final=final), tmp_path)
         records.write(make("lora", rate=rate, final=1 - final), tmp_path)
     records.write(make("fft", final=0.9), tmp_path)  # a single rate has no edge
-    (section,) = collect(tmp_path).sections()
+    (section,) = group(collect(tmp_path).cells)
     notes = tables.build(section).notes
     assert [note for note in notes if "rate" in note] == [
         "WARNING: LoRA r=8: the best rate, 1e-3, lies at the lower edge of its grid"
@@ -440,6 +442,6 @@ def test_validation_seeds_name_the_best_rate(tmp_path: Path, make) -> None:
     for rate, final, middle in ((1e-3, 0.6, 50), (2e-3, 0.9, 50), (4e-3, 0.8, 10), (8e-3, 0.1, 50)):
         known = {"final": final, "middle": middle, "split": "validation"}
         records.write(make("lora", rate=rate, **known), tmp_path)
-    (section,) = collect(tmp_path).sections()
+    (section,) = group(collect(tmp_path).cells)
     said = "best learning rate of LoRA r=8: 2e-3 at the end, 4e-3 by the mean over the scored steps"
     assert said in tables.build(section).notes

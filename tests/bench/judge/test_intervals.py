@@ -1,12 +1,22 @@
 """Intervals: equal to known formulas where there are any, and right as often as they say."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from bench.judge.intervals import estimate, holm
+from bench.judge.intervals import (
+    best_of,
+    estimate,
+    holm,
+    paired,
+    pool,
+    proportion,
+    sign_flip,
+    with_examples,
+)
 
 
 def test_few_seeds_give_students_interval() -> None:
@@ -19,32 +29,74 @@ def test_few_seeds_give_students_interval() -> None:
     assert found.n == 3 and found.freedom == 2
 
 
-def test_many_seeds_agree_with_scipys_bootstrap() -> None:
-    values = np.random.default_rng(3).gamma(2.0, size=12)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, rng=1).standard_error
-    assert estimate(list(values)).error == pytest.approx(theirs * math.sqrt(12 / 11), rel=0.03)
-    assert estimate(list(values)) == estimate(list(values))
-
-
-def test_examples_of_a_test_set_add_their_chance() -> None:
+def test_examples_of_a_test_set_are_crossed_with_the_seeds() -> None:
+    """Rows and columns are chance, and their interaction is not counted twice."""
     rng = np.random.default_rng(0)
-    per_example = rng.normal(size=400)
-    examples = [per_example + s for s in (0.0, 0.1, 0.2)]
-    seeds = estimate([e.mean() for e in examples])
-    both = estimate([e.mean() for e in examples], examples, shared=True)
-    chance = per_example.std() / math.sqrt(400)
-    assert both.error == pytest.approx(math.hypot(seeds.error, chance), rel=0.05)
-    assert seeds.freedom < both.freedom < 400
+    n, m, errors, means = 4, 60, [], []
+    for _ in range(400):
+        table = rng.normal(0, 0.3, (n, 1)) + rng.normal(0, 1.0, (1, m)) + rng.normal(0, 2.0, (n, m))
+        own = paired(list(table.mean(1)))
+        errors.append(with_examples(own, list(table), shared=True).error ** 2)
+        means.append(table.mean())
+    assert np.mean(errors) == pytest.approx(np.var(means), rel=0.15)
 
 
 def test_examples_of_each_seed_are_a_floor() -> None:
     rng = np.random.default_rng(0)
     examples = [e - e.mean() + 0.3 for e in rng.normal(size=(3, 100))]  # seeds agree, by luck
-    found = estimate([0.3] * 3, examples)
+    found = with_examples(paired([0.3] * 3), examples, shared=False)
     assert found.error == pytest.approx(1 / math.sqrt(300), rel=0.1)
     spread = [e + shift for e, shift in zip(examples, (-1, 0, 1), strict=True)]
-    means = [float(e.mean()) for e in spread]
-    assert estimate(means, spread) == estimate(means)
+    own = paired([float(e.mean()) for e in spread])
+    assert with_examples(own, spread, shared=False) == own
+
+
+def test_the_residual_is_pooled_where_variances_agree() -> None:
+    rng = np.random.default_rng(2)
+    table = rng.normal(0, 1, (5, 4)) + rng.normal(0, 3, (1, 4))  # seeds differ, arms don't
+    known = pool(table)
+    assert known is not None and known.freedom == 12
+    assert known.deviation == pytest.approx(1.0, rel=0.5)
+    found = estimate(list(table[0] - table[1]), known)
+    assert found.freedom == 12 and found.how.startswith(
+        "residual pooled over arms and seeds (5 arm"
+    )
+    table[0] *= 40
+    unequal = pool(table)
+    assert unequal is not None
+    apart = estimate(list(table[0] - table[1]), unequal)
+    assert apart.freedom == 3 and apart.how.startswith("paired, as variances differ")
+    assert pool(table[:2]) is None
+
+
+def test_flipping_signs() -> None:
+    assert sign_flip([1, 2, 3, 4, 5]) is None  # 2 / 32 at the least
+    assert sign_flip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
+    assert sign_flip([1.0, -1.0, 2.0, -2.0, 3.0, -3.0]) == 1.0
+    assert sign_flip([1.0 + i for i in range(20)]) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_share_has_an_exact_interval() -> None:
+    low, high = proportion(1, 12)
+    assert (low, high) == pytest.approx(stats.binomtest(1, 12).proportion_ci(method="exact"))
+    assert proportion(0, 5)[0] == 0.0 and proportion(5, 5)[1] == 1.0
+
+
+def test_the_best_of_k_trials() -> None:
+    values = [3.0, 1.0, 2.0, 5.0]
+    draws = [float(np.mean([max(c) for c in combinations(values, k)])) for k in (1, 2, 3, 4)]
+    assert best_of(values) == pytest.approx(draws)
+
+
+def test_the_seeds_it_would_take() -> None:
+    found = paired([0.02, 0.05, -0.01, 0.04])
+    n = found.seeds_to_decide([0.0])
+    assert n is not None
+    rng = np.random.default_rng(0)
+    sd = found.error * 2
+    decided = [paired(list(rng.normal(found.effect, sd, n))).low > 0 for _ in range(1000)]
+    assert np.mean(decided) == pytest.approx(0.8, abs=0.06)
+    assert found.seeds_to_decide([found.effect]) is None
 
 
 def test_p_agrees_with_the_interval() -> None:

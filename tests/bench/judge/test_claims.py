@@ -1,5 +1,6 @@
 """Claims as data: the built-in ones are sound, a wrong one is refused with file and key."""
 
+import math
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from bench.errors import UserError
-from bench.judge import claims
+from bench.judge import claims, primary
 
 GOOD = {
     "id": "mine",
@@ -38,7 +39,7 @@ def test_the_built_in_claims_are_sound() -> None:
     tasks = ["uuid", "math", "math_symbolic", "math_gsm8k_train", "instruction_standin",
              "biomedicine", "finance_standin", "docs", "pretrain"]  # fmt: skip
     for claim in found:
-        assert any(claim.about(task) for task in tasks), claim.id
+        assert any(claim.of_task(task) for task in tasks), claim.id
         assert claim.says.endswith(".") and claim.stated
 
 
@@ -46,7 +47,7 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
     claim = load(tmp_path, says="A\n  beats B.", metric=["accuracy", "main"], rank="low")
     assert claim.says == "A beats B."
     assert claim.a == claims.Arm("mora", (("operator", "rotation"),))
-    assert claim.metrics == ("accuracy", "main") and claim.tasks == ("uuid",)
+    assert claim.endpoint.metrics == ("accuracy", "main") and claim.tasks == ("uuid",)
     assert not claim.ratio and claim.equal_budget
     ratio = load(tmp_path, scale="ratio", margin=1.0)
     assert ratio.ratio and ratio.margin == 0.0
@@ -57,7 +58,7 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("direction", "bigger", "direction is 'bigger'; it must be 'better' or 'no_worse'"),
-        ("measure", "loss", "measure is 'loss'; it must be 'final' or 'curve'"),
+        ("measure", "loss", "endpoint is {'kind': 'loss'}; its kind must be one of: final"),
         ("a", "left out", "a is None; it must name a method"),
         ("a", {"value": 1}, "it must name a method"),
         ("b", {"operator": "sharing"}, "it must name a method, or a value"),
@@ -75,6 +76,71 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
 def test_a_wrong_key_is_named(tmp_path: Path, key: str, value: object, message: str) -> None:
     with pytest.raises(UserError, match=rf"claim mine\.yaml: .*{message}"):
         load(tmp_path, **{key: value})
+
+
+def test_an_endpoint_is_data(tmp_path: Path) -> None:
+    steps = {"kind": "to_target", "targets": [2.0, 1.5], "judged": 1.5, "counted": "tokens"}
+    claim = load(tmp_path, measure="left out", endpoint=steps, margin=1.05)
+    assert claim.ratio and claim.margin == pytest.approx(math.log(1.05))
+    assert claim.endpoint.judged == 1.5 and claim.endpoint.others == (2.0,)
+    assert claim.endpoint.words(None) == "tokens to a value loss of 1.5 (mean of 8 steps)"
+    cut = load(tmp_path, measure="left out", endpoint={"kind": "lost_by_cut", "metric": "bits"})
+    assert cut.endpoint.rank is None and cut.endpoint.metrics == ("bits",)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ({"kind": "to_target"}, "needs targets"),
+        ({"kind": "to_target", "targets": [1, -2]}, "a list of positive numbers"),
+        ({"kind": "to_target", "targets": [1, 2], "judged": 3}, "judged is 3; it must be one of"),
+        ({"kind": "to_target", "targets": [1], "counted": "days"}, "counted is 'days'"),
+        ({"kind": "final", "targets": [1]}, "endpoint final knows no key targets"),
+        ({"kind": "final", "floor": 1.5}, "floor is 1.5; it must be a share"),
+        ({"kind": "lost_by_cut", "rank": "all"}, "rank is 'all'"),
+    ],
+)
+def test_a_wrong_endpoint_is_named(tmp_path: Path, endpoint: object, message: str) -> None:
+    with pytest.raises(UserError, match=rf"claim mine\.yaml: .*{message}"):
+        load(tmp_path, measure="left out", endpoint=endpoint, margin=1.05)
+
+
+def test_the_primary_comparisons_are_sound() -> None:
+    family = primary.load()
+    assert 6 <= len(family.claims) <= 8 and family.level == pytest.approx(0.05)
+    others = {claim.id for claim in claims.load()}
+    assert "primary" not in others and not others & {claim.id for claim in family.claims}
+
+
+def family(folder: Path, **changed: object) -> primary.Family:
+    data = {"comparisons": [GOOD | {"setting": {"model": "tiny"}}]} | changed
+    (folder / "primary.yaml").write_text(yaml.safe_dump(data))
+    return primary.load(folder)
+
+
+def test_a_family_is_read(tmp_path: Path) -> None:
+    assert primary.load(tmp_path).claims == ()
+    assert family(tmp_path).looks == (primary.Look(None, 0.05),)
+    looks = [{"seeds": 6, "level": 0.01}, {"seeds": 12, "level": 0.04}]
+    assert family(tmp_path, looks=looks).looks[1] == primary.Look(12, 0.04)
+    assert family(tmp_path).claims[0].setting == (("model", ("tiny",)),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("looks", [{"seeds": 6, "level": 0.03}, {"seeds": 9, "level": 0.03}], "more than the fam"),
+        ("looks", [{"seeds": 6, "level": 0.01}, {"seeds": 6, "level": 0.01}], "more seeds than"),
+        ("looks", [{"seeds": 6}], "each is {seeds: number, level: number}"),
+        ("level", 5, "level is 5"),
+        ("comparisons", [GOOD, GOOD], "comparison mine is there twice"),
+        ("comparisons", [GOOD | {"direction": "up"}], "comparison mine: direction is 'up'"),
+        ("seeds", 3, "unknown key seeds"),
+    ],
+)
+def test_a_wrong_family_is_named(tmp_path: Path, key: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=rf"primary\.yaml: .*{message}"):
+        family(tmp_path, **{key: value})
 
 
 def test_no_claims_and_no_yaml(tmp_path: Path) -> None:

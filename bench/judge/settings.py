@@ -1,0 +1,175 @@
+"""Settings with what may be compared in them: candidates, and pairs of candidates for a claim."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bench.judge import paper
+from bench.judge.cells import Cell, Collection
+from bench.judge.claims import Claim
+from bench.judge.endpoints import Endpoint
+from bench.judge.rates import Candidate, Goodness
+from bench.judge.rows import Section, group, row_key, section_key
+
+LONGEST = 24  # more seeds than these are no command any more
+
+
+@dataclass
+class Setting:
+    """Cells that may be compared, by arm; validation cells join those they choose for."""
+
+    section: Section
+    candidates: list[Candidate]
+    twins: list[list[Cell]] = field(default_factory=list)  # one but for a meaningless change
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for candidate in self.candidates for cell in candidate.cells]
+
+
+def settings(found: Collection, over: str | None = None) -> list[Setting]:
+    """All settings with reported cells; `over`: a key of the task that makes no other setting."""
+    sections: dict[str, list[Section]] = {}
+    for section in group(found.cells):
+        key = section_key(section.cells[0], split=False, over=over)
+        sections.setdefault(key, []).append(section)
+    twins = _twins(found, over)
+    made = []
+    for key, several in sections.items():
+        reported = [section for section in several if section.split == "reported"]
+        if reported:
+            made.append(Setting(reported[0], _candidates(several, over), twins.get(key, [])))
+    return made
+
+
+def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate]:
+    found: dict[str, Candidate] = {}
+    # Reported ones come first, so that a candidate's row is one of them where there are any.
+    for section in sorted(sections, key=lambda s: s.split != "reported"):
+        level = section.task_settings.get(over) if over else None
+        for row in section.rows:
+            who = {k: v for k, v in row.settings.items() if not (over and k in _GROWS)}
+            key = repr((row.method, row.rank, sorted(who.items(), key=repr)))
+            candidate = found.setdefault(key, Candidate(row))
+            cells = candidate.reported if section.split == "reported" else candidate.validation
+            cells.setdefault((row.learning_rate, level), []).extend(row.cells)
+    return [*found.values()]
+
+
+_GROWS = ("trainer.max_steps", "trainer.warmup_steps")  # with the size of what is learned
+
+
+def _twins(found: Collection, over: str | None) -> dict[str, list[list[Cell]]]:
+    """Perturbed cells with the cell that they are twins of, and cells run twice, by setting."""
+    if not found.perturbed and not found.repeats:
+        return {}
+    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    originals = {(section_key(c, split=False), row_key(c), c.seed): c for c in found.cells}
+    for cell in found.perturbed:
+        key = (section_key(cell, split=False), row_key(cell), cell.seed)
+        known = [originals[key]] if key in originals else []
+        groups.setdefault(key, known).append(cell)
+    several = [*groups.values(), *([a, b] for a, b in found.repeats)]
+    made: dict[str, list[list[Cell]]] = {}
+    for cells in several:
+        made.setdefault(section_key(cells[0], split=False, over=over), []).append(cells)
+    return made
+
+
+def metric_of(claim: Claim, section: Section) -> str | None:
+    """The section's metric that the claim names."""
+    for wanted in claim.endpoint.metrics:
+        if wanted == "main":
+            return section.main_metric()
+        for name in section.metrics:
+            if name == wanted or name.startswith(f"{wanted}_"):
+                return name
+    return None
+
+
+def needs_metric(endpoint: Endpoint) -> bool:
+    return endpoint.kind in ("final", "curve", "bits_per_parameter", "good_range", "lost_by_cut")
+
+
+def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
+    """The arms of the claim: of one rank, of the kind it is about, having seen equally much."""
+    fitting = [c for c in setting.candidates if claim.about(c.row.cells[0])]
+    for a in fitting:
+        if not claim.a.takes(a.row.cells[0]):
+            continue
+        if claim.b.value is not None:
+            if _rank_fits(claim, [a]):
+                yield [a]
+            continue
+        for b in fitting:
+            alike = claim.over is not None or exposure(a) == exposure(b)
+            if claim.b.takes(b.row.cells[0]) and alike and _rank_fits(claim, [a, b]):
+                yield [a, b]
+
+
+def exposure(candidate: Candidate) -> tuple[int | None, int | None]:
+    """Steps and examples a step: arms must have seen equally much."""
+    planned = candidate.row.settings.get("trainer.max_steps")
+    return planned, candidate.row.examples_a_step
+
+
+def _rank_fits(claim: Claim, arms: Sequence[Candidate]) -> bool:
+    """Adapters of one rank, and of the kind that the claim is about."""
+    ranks = {c.row.rank for c in arms if c.row.rank is not None}
+    if claim.rank != "any" and any(paper.is_low(r) != (claim.rank == "low") for r in ranks):
+        return False
+    return len(ranks) < 2
+
+
+def spread(candidate: Candidate, good: Goodness) -> float | None:
+    """Standard deviation of `good` between the judged seeds of one rate."""
+    squares, freedom = 0.0, 0
+    for cells in candidate.reported.values():
+        values = [v for cell in cells if cell.ok and (v := good(cell)) is not None]
+        if len(values) > 1:
+            squares += float(np.var(values)) * len(values)
+            freedom += len(values) - 1
+    return (squares / freedom) ** 0.5 if freedom else None
+
+
+def later(cells: Sequence[Cell]) -> str:
+    """Says which seeds came when others were there already, at another commit; else empty."""
+    dated = [cell for cell in cells if cell.started and cell.finished]
+    if not dated:
+        return ""
+    first = min(dated, key=lambda c: c.started).git
+    done = max(cell.finished for cell in dated if cell.git == first)
+    after = [cell for cell in dated if cell.git != first and cell.started > done]
+    seeds = sorted({c.seed for c in after} - {c.seed for c in dated if c.git == first})
+    if not seeds:
+        return ""
+    commits = ", ".join(dict.fromkeys(cell.git[:7] for cell in after if cell.seed in seeds))
+    return (
+        f"seed {', '.join(map(str, seeds))} came after the others were there (commit {commits}): "
+        "if the verdict was looked at before, it is wrong more often than its level says"
+    )
+
+
+def commands(arms: Sequence[Sequence[Cell]], more: int) -> tuple[str, ...]:
+    """For each arm the command that adds so many seeds, after the highest there is."""
+    cells = [cell for arm in arms for cell in arm]
+    if more < 1 or not cells:
+        return ()
+    first = max(cell.seed for cell in cells) + 1
+    seeds = ",".join(str(first + i) for i in range(min(more, LONGEST)))
+    made = [_with_seeds(arm[0].command, seeds) for arm in arms if arm and arm[0].command]
+    return tuple(dict.fromkeys(made))
+
+
+def _with_seeds(command: str, seeds: str) -> str:
+    try:
+        words = [word for word in shlex.split(command) if not word.startswith("seed=")]
+    except ValueError:
+        return ""
+    if words[1:3] == ["-m", "bench"] and not {"-m", "--multirun"} & set(words[3:]):
+        words.insert(3, "-m")
+    return shlex.join([*words, f"seed={seeds}"])
