@@ -13,56 +13,17 @@ import pytest
 
 from bench import records
 from bench.errors import UserError
+from tests.bench.studies import make_record
 
 CELL = "0123456789abcdef"
 
 
 def make(cell: str = CELL, **known: Any) -> records.Record:
-    record = records.blank(
-        cell=cell,
-        status="ok",
-        experiment="table2_uuid",
-        scale="laptop",
-        command="python -m bench method=mora",
-        config={"trainer": {"max_steps": 2}, "seed": 3},
-        method={
-            "name": "mora",
-            "label": "MoRA",
-            "rank": 8,
-            "learning_rate": 1e-3,
-            "settings": {"operator": "rotation"},
-        },
-        model={"name": "tiny", "label": "tiny", "source": None, "revision": None},
-        task={"name": "uuid", "label": "UUID pairs", "settings": {"pairs": 4}, "data": []},
-        seed=3,
-        parameters={"trainable": 64, "total": 1000, "adapter_bytes": 256},
-        metrics={
-            "accuracy": {
-                "value": 0.5,
-                "n": 2,
-                "higher_is_better": True,
-                "unit": "fraction",
-                "chance": 0.1,
-            }
-        },
-        curves={
-            "train": [{"step": 1, "loss": 2.0, "seconds": 0.5}, {"step": 2, "loss": None}],
-            "scores": [{"step": 2, "tokens": 10, "seconds": 1.0, "metrics": {"accuracy": 0.5}}],
-        },
-        examples={"accuracy": [0.25, 0.75]},
-        example_ids={"accuracy": ["a", "b"]},
-        cost={
-            "setup_seconds": 1.0,
-            "training_seconds": 2.0,
-            "scoring_seconds": 3.0,
-            "tokens": 10,
-            "tokens_per_second": 5.0,
-            "peak_memory_bytes": 100,
-        },
-        started="2026-01-01T00:00:00+00:00",
-        finished="2026-01-01T00:00:06+00:00",
-    )
-    return record | known
+    examples = {
+        "examples": {"accuracy": [0.25, 0.75]},
+        "example_ids": {"accuracy": ["a", "b"]},
+    }
+    return make_record(seed=3, steps=2, scored=(2,), trainable=64, cell=cell) | examples | known
 
 
 def test_round_trip_keeps_everything(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bench import records
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm_lab")]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
 
 

@@ -16,7 +16,7 @@ import pytest
 from bench import records
 from bench.sweep import outcomes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = [
     experiment
     for experiment, scales in outcomes.experiments(ROOT / "conf/experiment").items()

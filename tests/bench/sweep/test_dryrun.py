@@ -14,7 +14,7 @@ from bench.run.build import build
 from bench.sweep import dryrun, estimate
 from methods import Method
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 TINY = ["model=tiny", "task.pairs=8", "tracker=none", "precision=fp32"]
 
 

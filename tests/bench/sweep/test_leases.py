@@ -286,7 +286,7 @@ def test_of_many_at_once_exactly_one_wins(tmp_path: Path, kind: str) -> None:
     script.write_text(RACE)
     folder.mkdir()
     command = [sys.executable, str(script), str(folder), kind, "60"]
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.stdout == "True 60 []\n", done.stdout + done.stderr

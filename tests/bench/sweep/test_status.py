@@ -13,18 +13,12 @@ import pytest
 
 from bench import records
 from bench.sweep import leases, status
+from tests.bench.studies import make_record
 
 
 def make(cell: str, state: str = "ok", reason: str | None = None, seed: int = 1) -> records.Record:
-    return records.blank(
-        cell=cell,
-        status=state,
-        reason=reason,
-        method={"name": "mora", "label": "MoRA", "rank": 8, "learning_rate": 1e-3, "settings": {}},
-        model={"name": "tiny", "label": "Tiny", "source": None, "revision": None},
-        task={"name": "uuid", "label": "UUID pairs", "settings": {}, "data": []},
-        seed=seed,
-    )
+    model = {"name": "tiny", "label": "Tiny", "source": None, "revision": None}
+    return make_record(seed=seed, cell=cell, status=state, reason=reason, model=model)
 
 
 def lease(folder: Path, cell: str, age: float = 0.0, **known: Any) -> Path:
