@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks import checks
 from tasks.base import Scorer, Shared, Task
-from tasks.data import Missing, card, lacking_sets, load, overlap, text_fingerprint
+from tasks.data import Missing, card, lacking_sets, load, text_fingerprint
 from tasks.errors import TaskError
 from tasks.examples import take
 from tasks.likelihood import TextScorer
+from tasks.overlap import overlap
 from tasks.packing import packed_dataset
 from tasks.scores import Benchmarks
 from tasks.sets import SETS

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Scorer, Shared, Task
 from tasks.checks import MAX_BLOCK, limit, whole
-from tasks.data import Missing, Source, card, lacking_sets, load, overlap, text_fingerprint
+from tasks.data import Missing, Source, card, lacking_sets, load, text_fingerprint
 from tasks.docs import DocsTask
 from tasks.docstrings import PACKAGES
 from tasks.errors import TaskError
 from tasks.likelihood import TextScorer
+from tasks.overlap import overlap
 from tasks.packing import packed_dataset
 from tasks.sets import C4_SHARDS, SETS, c4_shards
 

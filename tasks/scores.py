@@ -9,9 +9,10 @@ from itertools import islice
 from typing import Any
 
 from tasks import checks
-from tasks.data import TEXTS_SCANNED, Missing, Source, card, lacking_sets, load, overlap
+from tasks.data import Missing, Source, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.metrics import Scorer
+from tasks.overlap import TEXTS_SCANNED, overlap
 from tasks.sets import SETS
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tasks import checks
 from tasks.base import Scorer, Shared, Task
-from tasks.data import Missing, card, lacking_sets, load, overlap
+from tasks.data import Missing, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
+from tasks.overlap import overlap
 from tasks.own_sets import OwnSet, read_set
 from tasks.scores import Benchmarks
 from tasks.sets import SETS

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from tasks import TaskError
 from tasks.continual import BiomedicineTask, FinanceTask
@@ -56,3 +58,18 @@ def test_a_missing_corpus_is_named(task: Any, hub_id: str, tmp_path: Path) -> No
 def test_refuses_an_unknown_corpus() -> None:
     with pytest.raises(TaskError, match="pubmed_abstracts or biomed_abstracts"):
         BiomedicineTask(corpus="pile")
+
+
+def test_compressed_abstracts_are_read_as_the_hub_serves_them(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    """The Pile's PubMed abstracts are one .jsonl.zst."""
+    (tmp_path / "pubmed_abstracts").mkdir()
+    lines = "".join(json.dumps({"text": f"Abstract {i}."}) + "\n" for i in range(3))
+    packed = tmp_path / "pubmed_abstracts" / "train.jsonl.zst"
+    packed.write_bytes(zstandard.compress(lines.encode()))
+    task = BiomedicineTask(block=16, data_dir=str(tmp_path))
+    task.prepare()
+    rows = task.train_dataset(tokenizer)
+    ids = [t for row in rows["input_ids"] for t in row if t != tokenizer.pad_token_id]
+    assert tokenizer.decode(ids) == "Abstract 0.</s>Abstract 1.</s>Abstract 2.</s>"

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from tasks import TaskError
-from tasks.data import Source, card, check_lines, load, overlap, part_name, require
+from tasks.data import Source, card, check_lines, load, part_name, require
+from tasks.overlap import overlap
 from tasks.sets import SETS
 
 SOURCE = Source(
@@ -133,3 +135,23 @@ def test_every_local_set_is_sound(data_dir: Path) -> None:
                 check_lines(path, source, split)
                 checked += 1
     assert checked > 0
+
+
+def test_a_compressed_file_is_checked_and_read(tmp_path: Path) -> None:
+    plain = write(tmp_path, ROWS)
+    packed = plain.with_name("train.jsonl.zst")
+    packed.write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.unlink()
+    data = load(SOURCE, "train", tmp_path)
+    assert list(data) == ROWS
+    assert card(SOURCE, "train", data, tmp_path)["path"] == "toy/train.jsonl.zst"
+    packed.write_bytes(zstandard.compress(b'{"question": "q"}\n'))
+    with pytest.raises(TaskError, match=r"zst: line 1: column 'answer' is missing"):
+        require(SOURCE, "train", tmp_path)
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    plain = write(tmp_path, ROWS)
+    plain.rename(plain.with_name("train.jsonl.zst"))
+    with pytest.raises(TaskError, match=r"train\.jsonl\.zst: no whole zstandard file"):
+        require(SOURCE, "train", tmp_path)
