@@ -63,8 +63,8 @@ SCORES: Mapping[str, Score] = {
     "gsm8k_metamath": Score("mora_gsm8k_metamath", (("gsm8k", "test"),), "question", 1319),
     "math_metamath": Score("mora_math_metamath", (("math", "test"),), "problem", 5000),
     # biomedicine, as AdaptLLM scores it
-    "pubmedqa": _adaptllm("adaptllm_pubmedqa", "accuracy", 500),
-    "usmle": _adaptllm("adaptllm_usmle", "accuracy", 1273),
+    "pubmedqa": _adaptllm("adaptllm_pubmedqa", "accuracy"),
+    "usmle": _adaptllm("adaptllm_usmle", "accuracy"),
     "biommlu": Score("mora_biommlu", _MMLU, "question", 1871, examples=True),
     "rct": _adaptllm("adaptllm_rct", "accuracy"),
     # ... and otherwise

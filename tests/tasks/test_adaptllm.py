@@ -182,7 +182,7 @@ def test_an_options_loss_is_its_mean_over_tokens(tmp_path: Path, tokenizer: Any)
     token = tokenizer("a", add_special_tokens=False)["input_ids"][0]
     folder = write(tmp_path, "usmle", rows)
     found = scorer("usmle", limit=None, data_dir=folder).score(Prefers(token), tokenizer, 4)
-    metric = found["usmle_2_of_1273_acc"]
+    metric = found["usmle_acc"]
     by_row = dict(zip(metric.example_ids or [], metric.examples or [], strict=True))
     assert by_row == {"0": 1.0, "1": 0.0}
     assert (metric.value, metric.chance) == (0.5, 0.5)
@@ -204,10 +204,45 @@ def test_what_the_model_reads_is_the_row_and_no_more(
         means.append(math.fsum(losses) / tail)
     folder = write(tmp_path, "pubmedqa", rows)
     found = scorer("pubmedqa", limit=None, data_dir=folder).score(tiny, tokenizer, 2)
-    metric = found["pubmedqa_3_of_500_acc"]
+    metric = found["pubmedqa_acc"]
     best = str(means.index(min(means)))
     assert dict(zip(metric.example_ids or [], metric.examples or [], strict=True))[best] == 1.0
     assert metric.value == pytest.approx(1 / 3)
+
+
+class WithBos:
+    """Puts a token before every text unless told not to, as Llama's tokenizer does."""
+
+    bos_token_id = 1
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.eos_token_id = tokenizer.eos_token_id
+        self.decode = tokenizer.decode
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return {"input_ids": [1, *ids] if add_special_tokens else ids}
+
+
+@pytest.mark.parametrize("name", ["fpb", "ner"])
+def test_no_bos_is_put_before_a_prompt(
+    tmp_path: Path, recall: Callable[..., Any], tiny: Any, tokenizer: Any, name: str
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"input": f"Profit {i}?", "options": ["up", "down"], "gold_index": i % 2}
+        if name == "fpb"
+        else {"input": f"Profit {i}?", "label": f"Acme{i} (organization)"}
+        for i in range(6)
+    ]
+    folder = write(tmp_path, name, rows)
+    model = tiny if name == "fpb" else recall({r["input"]: f" {r['label']}\n" for r in rows})
+    one = scorer(name, limit=None, data_dir=folder)
+    found = one.score(model, WithBos(tokenizer), 3)
+    assert found == one.score(model, tokenizer, 3)
+    assert next(iter(found)).endswith("_f1")
+    if name == "ner":
+        assert found["ner_f1"].value == 1.0
 
 
 def test_answers_are_one_line_and_long_prompts_lose_their_beginning(
