@@ -32,8 +32,8 @@ def pack(documents: Iterable[Sequence[int]], block: int, pad: int = 0) -> Iterat
     A document that a block can't hold goes on in the next block, as if a new document. Only the
     last block is padded; its padding is a document of its own without labels.
 
-    >>> [row["input_ids"] for row in pack([[1, 2, 3], [4, 5]], 4)]
-    [[1, 2, 3, 4], [5, 0, 0, 0]]
+    >>> [row["input_ids"] for row in pack([[1, 2, 3], [4, 5, 6]], 4)]
+    [[1, 2, 3, 4], [5, 6, 0, 0]]
     """
     if block < 2:
         raise TaskError(f"a block of {block} tokens holds nothing to predict; take at least 2")
