@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 
 
 def metamath_answer(text: str) -> str | None:
@@ -14,6 +16,36 @@ def metamath_answer(text: str) -> str | None:
     _, found, answer = text.rpartition("The answer is")
     lines = answer.lstrip(": ").splitlines()
     return lines[0].strip().rstrip(".").strip() if found and lines else None
+
+
+def metamath_number(text: str) -> int | None:
+    """The number by which MetaMath judges GSM8K (eval_gsm8k.py), rounded; None: there is none.
+
+    The first behind the last "The answer is: ", colon and blank included; of a fraction its value.
+
+    >>> [metamath_number(f"The answer is: {said}") for said in ("18 of the 20", "$12.5", "7/2")]
+    [18, 12, 4]
+    """
+    _, found, answer = text.rpartition("The answer is: ")
+    match = re.search(r"[-+]?\d*[.,/]?\d+", answer) if found else None
+    if match is None:
+        return None
+    top, slash, bottom = match[0].replace(",", "").partition("/")
+    if not slash:
+        return None if math.isinf(float(top)) else round(float(top))
+    return round(Fraction(int(top), int(bottom) or 1)) if top.lstrip("+-") else None
+
+
+def metamath_expression(text: str) -> str | None:
+    """The answer by which MetaMath judges MATH (eval_math.py), as it is written; None: none.
+
+    What follows the last "The answer is: " up to a full stop at the end of a line.
+
+    >>> metamath_expression("The answer is: $x$.\\nSo it is.")
+    '$x$'
+    """
+    _, found, answer = text.rpartition("The answer is: ")
+    return answer.split(".\n")[0].strip().removesuffix(".").strip() if found else None
 
 
 def gsm8k_number(text: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tasks.errors import TaskError
@@ -29,6 +30,12 @@ def whole(name: str, value: Any, low: int, high: int, *, or_null: bool = False) 
 def limit(name: str, value: Any, high: int = MAX_LIMIT) -> None:
     """Refuse a limit that is neither null (all) nor a whole number from 1 to high."""
     whole(name, value, 1, high, or_null=True)
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> None:
+    """Refuse a setting that is none of the known ones. Raises TaskError."""
+    if value not in known:
+        raise TaskError(f"{name} is {shown(value)}; take {' or '.join(known)}")
 
 
 def shown(value: Any) -> str:

@@ -7,12 +7,11 @@ set that is neither there nor within reach on the hub is one TaskError, raised w
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ from tasks.errors import TaskError
 if TYPE_CHECKING:
     import datasets
 
-RUN_OF_WORDS = 13  # the length of a shared run that counts as overlap (GPT-3's, lm-eval's)
-TEXTS_SCANNED = 100_000  # a minute or two
 SHOWN_PROBLEMS = 5
 HUB_TIMEOUT = 5.0  # seconds
 _CHECKED: set[tuple[Path, int, int, str]] = set()  # local files found sound in this process
@@ -32,7 +29,7 @@ _CHECKED: set[tuple[Path, int, int, str]] = set()  # local files found sound in 
 class Source:
     """Where one data set comes from and what its rows must hold.
 
-    files: split -> file name in the local folder.
+    files: split -> file name in the local folder; compressed, it ends in `.zst` besides.
     splits: split -> split name on the hub, where it differs.
     columns: what a row must hold; `texts`, those of them that must not be empty.
     repeats: split -> how many rows of the published set repeat an earlier one (None: any number).
@@ -57,7 +54,8 @@ class Source:
         if data_dir is None or split not in self.files:
             return None
         path = self.place(self.files[split], data_dir)
-        return path if path.is_file() else None
+        found = (path, path.with_name(f"{path.name}.zst"))
+        return next((file for file in found if file.is_file()), None)
 
     def place(self, file: str, data_dir: str | Path) -> Path:
         """Where a local file of the set belongs."""
@@ -244,7 +242,7 @@ def check_lines(path: Path, source: Source, split: str) -> None:
     repeated: list[str] = []
     seen: dict[bytes, int] = {}
     count = 0
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, start=1):
             row, problem = _row(line, source)
             if problem:
@@ -264,6 +262,25 @@ def check_lines(path: Path, source: Source, split: str) -> None:
         more = len(problems) - SHOWN_PROBLEMS
         rest = f"; and {more} more" if more > 0 else ""
         raise TaskError(f"{path}: {shown}{rest}. Mend the file, or fetch it again.")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Iterable[bytes]]:
+    """The lines of a file, unpacked where it is compressed. A broken archive is a TaskError."""
+    if path.suffix != ".zst":
+        with path.open("rb") as file:
+            yield file
+        return
+    import zstandard
+
+    with path.open("rb") as packed:
+        try:
+            unpacked = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            yield io.BufferedReader(unpacked)
+        except zstandard.ZstdError as error:
+            raise TaskError(
+                f"{path}: no whole zstandard file ({error}). Fetch it again."
+            ) from error
 
 
 def _row(line: bytes, source: Source) -> tuple[dict[str, Any], str | None]:
@@ -354,38 +371,3 @@ def quiet_datasets() -> Iterator[None]:
     finally:
         if enabled:
             datasets.enable_progress_bars()
-
-
-def overlap(train: Iterable[str], test: Sequence[str], run: int = RUN_OF_WORDS) -> dict[str, Any]:
-    """How many test texts share a run of `run` words with a training text.
-
-    Words are lower-cased letters and digits. A text shorter than the run counts as one run. Of a
-    huge corpus the first TEXTS_SCANNED are looked at. Returns run_of_words, train_rows (looked
-    at), test_rows, rows_that_overlap and `first`, up to ten of their indices.
-    """
-    owners: dict[int, set[int]] = {}
-    for index, text in enumerate(test):
-        for piece in _runs(text, run):
-            owners.setdefault(piece, set()).add(index)
-    hit: set[int] = set()
-    scanned = 0
-    for text in islice(train, TEXTS_SCANNED):
-        scanned += 1
-        for piece in _runs(text, run):
-            if piece in owners:
-                hit |= owners[piece]
-    return {
-        "run_of_words": run,
-        "train_rows": scanned,
-        "test_rows": len(test),
-        "rows_that_overlap": len(hit),
-        "first": sorted(hit)[:10],
-    }
-
-
-def _runs(text: str, run: int) -> Iterator[int]:
-    words = re.findall(r"[^\W_]+", text.lower())
-    if not words:
-        return
-    for start in range(max(1, len(words) - run + 1)):
-        yield hash(tuple(words[start : start + run]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Scorer, Shared, Task
 from tasks.checks import MAX_BLOCK, MAX_LIMIT, limit, whole
-from tasks.data import Missing, overlap, text_fingerprint
+from tasks.data import Missing, text_fingerprint
 from tasks.docstrings import (
     PACKAGES,
     Document,
@@ -23,6 +23,7 @@ from tasks.docstrings import (
 )
 from tasks.errors import TaskError
 from tasks.likelihood import ChoiceScorer, TextScorer
+from tasks.overlap import overlap
 from tasks.packing import packed_dataset
 
 if TYPE_CHECKING:

@@ -1,4 +1,5 @@
-"""Instruction tuning on Tulu v2, scored by MMLU (the paper's section 5.2).
+"""Instruction tuning on Tulu v2, scored by MMLU (the paper's section 5.2), with and without the
+chat form that it is trained in (`mmlu_chat`).
 
 The text is open-instruct's: each turn begins with `<|system|>`, `<|user|>` or `<|assistant|>` on a
 line of its own, an assistant's turn ends with EOS, and only assistants' turns carry the loss.
@@ -72,10 +73,11 @@ class InstructionTask(TuningTask):
         max_examples: int | None = None,
         max_tokens: int = 2048,
         scores: Sequence[str] = ("mmlu_0shot", "mmlu_5shot"),
+        beside: Sequence[str] = (),
         limit: int | None = None,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(train_set, max_examples, max_tokens, scores, limit, **shared)
+        super().__init__(train_set, max_examples, max_tokens, scores, beside, limit, **shared)
 
     def segments(self, row: Mapping[str, Any], eos: str) -> Segments:
         """open-instruct's text of a conversation."""

@@ -11,6 +11,7 @@ import torch
 from tasks.errors import TaskError
 from tasks.generation import device_of, evaluating, keeps_logits
 from tasks.metrics import Metric, Scorer, When
+from tasks.packing import concatenate
 from tasks.tokens import bos, encode, split_encode
 
 # Tokens whose logits are held at once: a vocabulary of 50,000 in fp32 makes this about 400 MB.
@@ -153,6 +154,44 @@ class TextScorer(Scorer):
             if self.key is None
             else {"texts": self.key, "units": self.units, "window": self.window}
         )
+
+
+class BlockScorer(Scorer):
+    """Perplexity over blocks of texts joined by EOS and cut, without a mask between texts.
+
+    So ReLoRA scores C4. block: tokens; of each the first foretells only. What fills no block is
+    left out. The examples are blocks.
+    """
+
+    def __init__(self, name: str, texts: Sequence[str], block: int, *, key: Any = None) -> None:
+        if not texts:
+            raise TaskError(f"{name}: there is no text to score")
+        self.name = name
+        self.texts = list(texts)
+        self.block = block
+        self.key = key
+
+    def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        """One metric, `<name>_perplexity`. Raises TaskError where the texts fill no block."""
+        start, end = bos(tokenizer), [tokenizer.eos_token_id or 0]
+        documents = (start + encode(tokenizer, text) + end for text in self.texts)
+        rows = [row["input_ids"] for row in concatenate(documents, self.block)]
+        if not rows:
+            raise TaskError(f"{self.name}: the texts don't fill a block of {self.block} tokens")
+        losses = continuation_losses(model, [(row[:1], row[1:]) for row in rows], batch_size)
+        means = [math.fsum(row) / len(row) for row in losses]
+        return {
+            f"{self.name}_perplexity": Metric(
+                value=_value("perplexity", math.fsum(means), len(means)),
+                n=len(means),
+                higher_is_better=False,
+                unit="perplexity",
+                examples=[_value("perplexity", mean, 1) for mean in means],
+            )
+        }
+
+    def cache_key(self) -> dict[str, Any] | None:
+        return None if self.key is None else {"texts": self.key, "block": self.block}
 
 
 def _value(unit: Unit, nats: float, count: int) -> float:

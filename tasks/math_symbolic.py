@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Metric, Scorer, Shared, Task
 from tasks.checks import whole
-from tasks.data import overlap, text_fingerprint
+from tasks.data import text_fingerprint
 from tasks.errors import TaskError
 from tasks.generation import greedy
+from tasks.overlap import overlap
 from tasks.tokens import IGNORED, bos, encode, split_encode
 
 if TYPE_CHECKING:

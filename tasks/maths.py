@@ -1,8 +1,9 @@
 """Mathematical reasoning: MetaMathQA, scored by GSM8K and MATH (the paper's section 5.2; Table 4).
 
-Trained as MetaMath does: Alpaca's prompt without input, the response and EOS, cut to 512 tokens,
-loss on the response. Scored as lm-eval asks (`gsm8k`, `math`) and as MetaMath asks
-(`gsm8k_metamath`, `math_metamath`), whether an answer was found apart from whether it was right.
+Trained as MetaMath does: Alpaca's prompt, the response and EOS, cut to 512 tokens, loss on the
+response. Scored as MetaMath scores (`gsm8k_metamath`, `math_metamath`, the paper's numbers) and
+beside that as lm-eval asks (`gsm8k`, `math`); whether an answer was found is told apart from
+whether it was right.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tasks.base import Scorer, Shared
 from tasks.errors import TaskError
 from tasks.examples import Segments
 from tasks.own_scores import AnswerScorer
-from tasks.prompts import metamath_prompt
+from tasks.prompts import metamath_training_prompt
 from tasks.tuning import TuningTask
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def metamath_segments(query: str, response: str, eos: str) -> Segments:
     """MetaMath's training text: nothing stands between prompt and response."""
-    return [(metamath_prompt(query), False), (f"{response}{eos}", True)]
+    return [(metamath_training_prompt(query), False), (f"{response}{eos}", True)]
 
 
 class MathsTask(TuningTask):
@@ -49,11 +50,12 @@ class MathsTask(TuningTask):
         train_set: str | Mapping[str, Any] = "metamathqa",
         max_examples: int | None = None,
         max_tokens: int = 512,
-        scores: Sequence[str] = ("gsm8k", "math", "gsm8k_metamath", "math_metamath"),
+        scores: Sequence[str] = ("gsm8k_metamath", "math_metamath"),
+        beside: Sequence[str] = (),
         limit: int | None = None,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(train_set, max_examples, max_tokens, scores, limit, **shared)
+        super().__init__(train_set, max_examples, max_tokens, scores, beside, limit, **shared)
 
     def segments(self, row: Mapping[str, Any], eos: str) -> Segments:
         """MetaMath's text of a row; the loss is on the response and EOS."""

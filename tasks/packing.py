@@ -1,9 +1,11 @@
-"""Packing documents into blocks of one length, no document seeing another.
+"""Packing documents into blocks of one length.
 
-Every row of the result is exactly one block long. `position_ids` restart at 0 with each document;
-from them transformers (>= 5) derives the block-diagonal mask, provided that the model gets no
-attention mask and no cache (`use_cache=False`). So a collator must not add a mask to such rows.
-The first token of a document carries no label: nothing of its own document foretells it.
+Every row of the result is exactly one block long. With `mask: documents` no document sees another:
+`position_ids` restart at 0 with each; from them transformers (>= 5) derives the block-diagonal
+mask, provided that the model gets no attention mask and no cache (`use_cache=False`). So a collator
+must not add a mask to such rows. The first token of a document carries no label: nothing of its own
+document foretells it. With `mask: none` documents are joined by EOS and cut, and every token sees
+all that stands before it in its block, as in ReLoRA's and AdaptLLM's training.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 DOCUMENTS_AT_A_TIME = 1000
 LARGE_CORPUS = 100_000  # documents
+MASKS = ("documents", "none")
 
 
 def pack(documents: Iterable[Sequence[int]], block: int, pad: int = 0) -> Iterator[dict[str, Any]]:
@@ -29,8 +32,8 @@ def pack(documents: Iterable[Sequence[int]], block: int, pad: int = 0) -> Iterat
     A document that a block can't hold goes on in the next block, as if a new document. Only the
     last block is padded; its padding is a document of its own without labels.
 
-    >>> [row["input_ids"] for row in pack([[1, 2, 3], [4, 5]], 4)]
-    [[1, 2, 3, 4], [5, 0, 0, 0]]
+    >>> [row["input_ids"] for row in pack([[1, 2, 3], [4, 5, 6]], 4)]
+    [[1, 2, 3, 4], [5, 6, 0, 0]]
     """
     if block < 2:
         raise TaskError(f"a block of {block} tokens holds nothing to predict; take at least 2")
@@ -57,6 +60,28 @@ def pack(documents: Iterable[Sequence[int]], block: int, pad: int = 0) -> Iterat
             yield row
 
 
+def concatenate(documents: Iterable[Sequence[int]], block: int) -> Iterator[dict[str, Any]]:
+    """Rows as `pack` gives them, of one stream of tokens: no mask, no padding, the rest dropped.
+
+    >>> [row["input_ids"] for row in concatenate([[1, 2, 3], [4, 5]], 2)]
+    [[1, 2], [3, 4]]
+    """
+    if block < 2:
+        raise TaskError(f"a block of {block} tokens holds nothing to predict; take at least 2")
+    kept: list[int] = []
+    for document in documents:
+        kept += document
+        whole = len(kept) - len(kept) % block
+        for start in range(0, whole, block):
+            ids = kept[start : start + block]
+            yield {
+                "input_ids": ids,
+                "labels": [IGNORED, *ids[1:]],
+                "position_ids": list(range(block)),
+            }
+        kept = kept[whole:]
+
+
 def packed_dataset(
     texts: Sequence[str],
     tokenizer: Any,
@@ -64,8 +89,11 @@ def packed_dataset(
     *,
     add_bos: bool | None = None,
     max_blocks: int | None = None,
+    mask: str = "documents",
 ) -> datasets.Dataset:
     """All texts tokenised and packed, a thousand at a time. max_blocks: stop there.
+
+    mask: `documents` or `none`; see the module.
 
     A large corpus (pass the lazy column of a Dataset) is kept on disk in the datasets cache, not
     in memory.
@@ -82,6 +110,8 @@ def packed_dataset(
                 yield start + ids + end
 
     def rows() -> Iterator[dict[str, Any]]:
+        if mask == "none":
+            return islice(concatenate(documents(), block), max_blocks)
         return islice(pack(documents(), block, tokenizer.pad_token_id or 0), max_blocks)
 
     features = Features(
@@ -92,11 +122,20 @@ def packed_dataset(
             rows,
             features=features,
             fingerprint=text_fingerprint(
-                [*texts[:DOCUMENTS_AT_A_TIME], *texts[-DOCUMENTS_AT_A_TIME:], str(len(texts))]
-                + [str(v) for v in (encode(tokenizer, texts[0]), block, start, end, max_blocks)]
+                [
+                    *texts[:DOCUMENTS_AT_A_TIME],
+                    *texts[-DOCUMENTS_AT_A_TIME:],
+                    *map(str, (len(texts), encode(tokenizer, texts[0]), start, end)),
+                    *map(str, (block, max_blocks, mask)),
+                ]
             ),
         )
     kept = list(rows())
     if not kept:
-        raise TaskError("there is no text to pack: the corpus is empty")
+        few = (
+            "the corpus is empty"
+            if not texts
+            else f"its texts don't fill a block of {block} tokens"
+        )
+        raise TaskError(f"there is no text to pack: {few}")
     return Dataset.from_list(kept, features=features)

@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Scorer, Shared, Task
-from tasks.checks import MAX_BLOCK, limit, whole
-from tasks.data import Missing, Source, card, lacking_sets, load, overlap, text_fingerprint
+from tasks.checks import MAX_BLOCK, choice, limit, whole
+from tasks.data import Missing, Source, card, lacking_sets, load, text_fingerprint
 from tasks.docs import DocsTask
 from tasks.docstrings import PACKAGES
-from tasks.errors import TaskError
-from tasks.likelihood import TextScorer
-from tasks.packing import packed_dataset
+from tasks.likelihood import BlockScorer, TextScorer
+from tasks.overlap import overlap
+from tasks.packing import MASKS, packed_dataset
 from tasks.sets import C4_SHARDS, SETS, c4_shards
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class PretrainTask(Task):
 
     shards: files of C4 to take, of its 1,024 (36 hold the paper's 5.2 billion tokens).
     max_blocks: stop packing there (None: the whole corpus).
+    mask: `documents`: no document sees another, and perplexity is that of documents; `none`: they
+    are joined and cut, and perplexity is that of such blocks (the paper's, after ReLoRA).
     validation_texts: how many held-out documents are scored (None: all).
     """
 
@@ -46,16 +48,18 @@ class PretrainTask(Task):
         max_blocks: int | None = None,
         validation_texts: int | None = 100,
         packages: Sequence[str] = PACKAGES,
+        mask: str = "documents",
         **shared: Unpack[Shared],
     ) -> None:
         super().__init__(**shared)
-        if corpus not in ("c4", "c4_sample", "docs"):
-            raise TaskError(f"task.corpus is {corpus!r}; take c4, c4_sample or docs")
+        choice("task.corpus", corpus, ("c4", "c4_sample", "docs"))
         whole("task.shards", shards, 1, C4_SHARDS)
         whole("task.block", block, 2, MAX_BLOCK)
         limit("task.max_blocks", max_blocks)
         limit("task.validation_texts", validation_texts)
+        choice("task.mask", mask, MASKS)
         self.corpus = corpus
+        self.mask = mask
         self.block = block
         self.max_blocks = max_blocks
         self.validation_texts = validation_texts
@@ -92,10 +96,15 @@ class PretrainTask(Task):
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
         """Packed blocks: input_ids, labels, position_ids."""
-        return packed_dataset(self._texts[0], tokenizer, self.block, max_blocks=self.max_blocks)
+        return packed_dataset(
+            self._texts[0], tokenizer, self.block, max_blocks=self.max_blocks, mask=self.mask
+        )
 
     def scorers(self) -> list[Scorer]:
         texts = [t for t in self._texts[1][: self.validation_texts] if t.strip()]
+        if self.mask == "none":
+            name = f"{self.corpus}_validation_blocks"
+            return [BlockScorer(name, texts, self.block, key=text_fingerprint(texts))]
         return [
             TextScorer(
                 f"{self.corpus}_validation",

@@ -1,4 +1,7 @@
-"""The benchmarks that lm-eval scores, by the names that the configuration uses."""
+"""The benchmarks by the names that the configuration uses: scored by lm-eval, or as AdaptLLM does.
+
+A benchmark that the paper's measure and another one score has the paper's under the plain name.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ from itertools import islice
 from typing import Any
 
 from tasks import checks
-from tasks.data import TEXTS_SCANNED, Missing, Source, card, lacking_sets, load, overlap
+from tasks.data import Missing, Source, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.metrics import Scorer
+from tasks.overlap import TEXTS_SCANNED, overlap
 from tasks.sets import SETS
 
 
 @dataclass(frozen=True)
 class Score:
-    """One task file and what it reads.
+    """One benchmark and what it reads.
 
+    task: lm-eval's task file; empty where `adaptllm` names a measure of tasks.adaptllm.
     sets: (set, split), the scored one first. whole: questions of the complete benchmark, where
     known. text: the column (a dotted path; lists are joined) that is looked for in training text.
     few_shot: None: the task file's number. examples: whether there is a split to take shots from.
@@ -30,6 +35,7 @@ class Score:
     whole: int | None = None
     few_shot: int | None = None
     examples: bool = False
+    adaptllm: str = ""
 
     @property
     def sources(self) -> list[tuple[Source, str]]:
@@ -39,9 +45,16 @@ class Score:
 _MMLU = (("mmlu", "test"), ("mmlu", "dev"))
 _RCT = (("pubmed_rct20k", "test"), ("pubmed_rct20k", "train"))
 _ROLES = (("pubmed_section_roles", "test"), ("pubmed_section_roles", "train"))
+
+
+def _adaptllm(data_set: str, measure: str, whole: int | None = None) -> Score:
+    return Score("", ((data_set, "test"),), "input", whole, adaptllm=measure)
+
+
 SCORES: Mapping[str, Score] = {
     # instruction tuning
     "mmlu": Score("mora_mmlu", _MMLU, "question", 14042, examples=True),
+    "mmlu_chat": Score("mora_mmlu_chat", _MMLU, "question", 14042, examples=True),
     # mathematics: as lm-eval asks, and as MetaMath does
     "gsm8k": Score(
         "mora_gsm8k", (("gsm8k", "test"), ("gsm8k", "train")), "question", 1319, examples=True
@@ -49,21 +62,35 @@ SCORES: Mapping[str, Score] = {
     "math": Score("mora_math", (("math", "test"),), "problem", 5000),
     "gsm8k_metamath": Score("mora_gsm8k_metamath", (("gsm8k", "test"),), "question", 1319),
     "math_metamath": Score("mora_math_metamath", (("math", "test"),), "problem", 5000),
-    # biomedicine
-    "pubmedqa": Score("mora_pubmedqa", (("pubmedqa", "test"),), "context.contexts", 500),
-    "usmle": Score("mora_usmle", (("medqa_usmle", "test"),), "question", 1273),
+    # biomedicine, as AdaptLLM scores it
+    "pubmedqa": _adaptllm("adaptllm_pubmedqa", "accuracy"),
+    "usmle": _adaptllm("adaptllm_usmle", "accuracy"),
     "biommlu": Score("mora_biommlu", _MMLU, "question", 1871, examples=True),
-    "rct": Score("mora_rct", _RCT, "text", examples=True),
+    "rct": _adaptllm("adaptllm_rct", "accuracy"),
+    # ... and otherwise
+    "lm_eval_pubmedqa": Score(
+        "mora_lm_eval_pubmedqa", (("pubmedqa", "test"),), "context.contexts", 500
+    ),
+    "lm_eval_usmle": Score("mora_lm_eval_usmle", (("medqa_usmle", "test"),), "question", 1273),
+    "rct20k": Score("mora_rct20k", _RCT, "text", examples=True),
     "pubmed_section_roles": Score("mora_pubmed_section_roles", _ROLES, "text", examples=True),
     "biomed_cloze": Score("mora_biomed_cloze", (("biomed_cloze", "test"),), "context"),
-    # finance
-    "fpb": Score("mora_fpb", (("financial_phrasebank", "train"),), "sentence", 970, examples=True),
-    "fiqa_sa": Score(
-        "mora_fiqa_sa", (("fiqa_sa", "test"), ("fiqa_sa", "train")), "sentence", examples=True
+    # finance, as AdaptLLM scores it
+    "convfinqa": _adaptllm("convfinqa", "numbers"),
+    "fiqa_sa": _adaptllm("adaptllm_fiqa_sa", "weighted_f1", 235),
+    "headline": _adaptllm("headline", "headline"),
+    "ner": _adaptllm("adaptllm_ner", "entities"),
+    "fpb": _adaptllm("adaptllm_fpb", "weighted_f1", 970),
+    # ... and otherwise
+    "phrasebank": Score(
+        "mora_phrasebank", (("financial_phrasebank", "train"),), "sentence", 970, examples=True
     ),
-    "ner": Score("mora_ner", (("fin_ner", "test"), ("fin_ner", "train")), "tokens", examples=True),
-    "headline": Score("mora_headline", (("headline", "test"),), "input"),
-    "convfinqa": Score("mora_convfinqa", (("convfinqa", "test"),), "input"),
+    "fiqa_scores": Score(
+        "mora_fiqa_scores", (("fiqa_sa", "test"), ("fiqa_sa", "train")), "sentence", examples=True
+    ),
+    "fin_ner": Score(
+        "mora_fin_ner", (("fin_ner", "test"), ("fin_ner", "train")), "tokens", examples=True
+    ),
     # general ability, for forgetting
     "hellaswag": Score("mora_hellaswag", (("hellaswag", "validation"),), "ctx_a", 10042),
     "winogrande": Score("mora_winogrande", (("winogrande", "validation"),), "sentence", 1267),
@@ -91,9 +118,16 @@ def find(name: str) -> Score:
 
 def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
     """The scorer of one benchmark."""
+    score = find(name)
+    if score.adaptllm:
+        from tasks.adaptllm import AdaptScorer
+
+        ((source, _),) = score.sources
+        return AdaptScorer(
+            name, source, score.adaptllm, limit=limit, data_dir=data_dir, whole=score.whole
+        )
     from tasks.harness import HarnessScorer
 
-    score = find(name)
     return HarnessScorer(
         score.task,
         name=name,
@@ -109,9 +143,9 @@ class Benchmarks:
     """The benchmarks chosen for a task (names that `find` knows), and the questions of each."""
 
     def __init__(self, names: Sequence[str], *, limit: int | None, data_dir: str | None) -> None:
-        self.scores = [find(name) for name in names]
+        self.scores = [find(name) for name in dict.fromkeys(names)]
         checks.limit("task.limit", limit)
-        self.names = list(names)
+        self.names = list(dict.fromkeys(names))
         self.limit = limit
         self.data_dir = data_dir
 

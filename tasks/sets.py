@@ -27,6 +27,33 @@ BIOMEDICAL_SUBJECTS = (
     "virology",
 )
 
+
+def _adaptllm(
+    name: str,
+    domain: str,
+    config: str,
+    licence: str,
+    *,
+    also: tuple[str, ...] = (),
+    text: bool = False,
+) -> Source:
+    """One of AdaptLLM's sets: whole prompts, their examples included (arXiv 2309.09530).
+
+    text: the right answer is text, and there are no options.
+    """
+    answer = ("label",) if text else ("options", "gold_index")
+    return Source(
+        name=name,
+        hub_id=f"AdaptLLM/{domain}-tasks",
+        config=config,
+        licence=licence,
+        columns=("input", *answer, *also),
+        texts=("input", answer[0]),
+        files={"test": "test.jsonl"},
+        repeats={"test": None},
+    )
+
+
 _ALL = (
     # --- instruction tuning
     Source(
@@ -55,6 +82,27 @@ _ALL = (
         texts=("question", "subject", "choices"),
         files={"test": "test.jsonl", "dev": "dev.jsonl"},
         repeats={"test": None},
+    ),
+    # --- general instructions, mixed with a domain's text
+    Source(
+        name="wizardlm",
+        hub_id="WizardLMTeam/WizardLM_evol_instruct_70k",
+        licence="not stated; written by ChatGPT",
+        columns=("instruction", "output"),
+        texts=("instruction",),
+        files={"train": "train.jsonl"},
+        repeats={"train": None},
+        instead="task.instructions=[], which mixes nothing in",
+    ),
+    Source(
+        name="open_orca",
+        hub_id="Open-Orca/OpenOrca",
+        licence="MIT; written by GPT-3.5 and GPT-4",
+        columns=("system_prompt", "question", "response"),
+        texts=("question",),
+        files={"train": "train.jsonl"},
+        repeats={"train": None},
+        instead="task.instructions=[], which mixes nothing in",
     ),
     # --- mathematics
     Source(
@@ -131,6 +179,14 @@ _ALL = (
         texts=("question", "options", "answer_idx"),
         files={"test": "test.jsonl"},
     ),
+    _adaptllm("adaptllm_pubmedqa", "medicine", "PubMedQA", "MIT"),
+    _adaptllm("adaptllm_usmle", "medicine", "USMLE", "MIT"),
+    _adaptllm(
+        "adaptllm_rct",
+        "medicine",
+        "RCT",
+        "not stated; abstracts are their publishers' text",
+    ),
     Source(
         name="pubmed_rct20k",
         hub_id="armanc/pubmed-rct20k",
@@ -170,8 +226,10 @@ _ALL = (
     Source(
         name="financial_phrasebank",
         hub_id="takala/financial_phrasebank",
-        config="sentences_50agree",
-        revision="refs/convert/parquet",  # the main branch is a loading script, no longer run
+        # The main branch is a loading script, no longer run. This one has a folder a configuration
+        # and says of none that it is one, so the files are named.
+        revision="refs/convert/parquet",
+        data_files={"train": ["sentences_50agree/train/*.parquet"]},
         licence="CC BY-NC-SA 3.0 (non-commercial)",
         columns=("sentence", "label"),
         texts=("sentence",),
@@ -182,6 +240,7 @@ _ALL = (
         name="fiqa_sa",
         hub_id="TheFinAI/fiqa-sentiment-classification",
         licence="none stated; published for research",
+        notes="its owners may have renamed it, and may ask for a form to be filled in",
         columns=("sentence", "target", "score"),
         texts=("sentence", "target"),
         files={"train": "train.jsonl", "test": "test.jsonl"},
@@ -190,32 +249,24 @@ _ALL = (
         name="fin_ner",
         hub_id="tner/fin",
         revision="refs/convert/parquet",
+        data_files={"train": ["*/train/*.parquet"], "test": ["*/test/*.parquet"]},
         licence="CC BY 3.0",
         columns=("tokens", "tags"),
         texts=("tokens", "tags"),
         files={"train": "train.jsonl", "test": "test.jsonl"},
         repeats={"train": 21, "test": 4},
     ),
-    Source(
-        name="headline",
-        hub_id="AdaptLLM/finance-tasks",
-        config="Headline",
-        licence="CC BY-NC-SA 3.0 (gold news headlines, Sinha and Khandait)",
-        columns=("input", "options", "gold_index", "class_id"),
-        texts=("input", "options"),
-        files={"test": "test.jsonl"},
-        repeats={"test": None},
+    _adaptllm("adaptllm_fpb", "finance", "FPB", "CC BY-NC-SA 3.0 (non-commercial)"),
+    _adaptllm("adaptllm_fiqa_sa", "finance", "FiQA_SA", "none stated; published for research"),
+    _adaptllm(
+        "headline",
+        "finance",
+        "Headline",
+        "CC BY-NC-SA 3.0 (gold news headlines, Sinha and Khandait)",
+        also=("class_id",),
     ),
-    Source(
-        name="convfinqa",
-        hub_id="AdaptLLM/finance-tasks",
-        config="ConvFinQA",
-        licence="MIT",
-        columns=("input", "label"),
-        texts=("input", "label"),
-        files={"test": "test.jsonl"},
-        repeats={"test": None},
-    ),
+    _adaptllm("adaptllm_ner", "finance", "NER", "CC BY 3.0", text=True),
+    _adaptllm("convfinqa", "finance", "ConvFinQA", "MIT", text=True),
     # --- pretraining and general text
     Source(
         name="c4",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Unpack
 from tasks.base import Scorer, Shared, Task
 from tasks.checks import MAX_BLOCK, limit, whole
 from tasks.corpora import CORPORA, Text, spread
-from tasks.data import Missing, overlap, text_fingerprint
+from tasks.data import Missing, text_fingerprint
 from tasks.errors import TaskError
 from tasks.likelihood import TextScorer
+from tasks.overlap import overlap
 from tasks.packing import packed_dataset
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tasks import checks
 from tasks.base import Scorer, Shared, Task
-from tasks.data import Missing, card, lacking_sets, load, overlap
+from tasks.data import Missing, card, lacking_sets, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
+from tasks.overlap import overlap
 from tasks.own_sets import OwnSet, read_set
 from tasks.scores import Benchmarks
 from tasks.sets import SETS
@@ -24,8 +25,9 @@ class TuningTask(Task):
     """train_set: one of the class's `known` sets, or a set of one's own (tasks.own_sets).
 
     max_examples: a random part of it (None: all); max_tokens: longer examples are cut.
-    scores: benchmarks of tasks.scores; limit: questions of each, and of the test split of a set of
-    one's own (None: all).
+    scores: benchmarks of tasks.scores, whose mean is the task's average; beside: more of them that
+    don't count in it; limit: questions of each, and of the test split of a set of one's own
+    (None: all).
     """
 
     known: ClassVar[Mapping[str, tuple[str, str] | None]]  # set -> name, label of its own
@@ -38,6 +40,7 @@ class TuningTask(Task):
         max_examples: int | None,
         max_tokens: int,
         scores: Sequence[str],
+        beside: Sequence[str],
         limit: int | None,
         **shared: Unpack[Shared],
     ) -> None:
@@ -59,7 +62,7 @@ class TuningTask(Task):
             )
         self.max_examples = max_examples
         self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks(scores, limit=limit, data_dir=self.data_dir)
+        self.benchmarks = Benchmarks([*scores, *beside], limit=limit, data_dir=self.data_dir)
         self.cuts: Cuts | None = None
 
     @abstractmethod

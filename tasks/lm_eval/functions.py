@@ -5,16 +5,15 @@ Pure functions of a document and an answer, but for `serve`, which loads data.
 
 from __future__ import annotations
 
-import math
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 from lm_eval.api.samplers import ContextSampler
 
-from tasks.answers import gsm8k_number, metamath_answer
+from tasks.adaptllm_scores import entity_f1, whole_entities
+from tasks.answers import gsm8k_number, metamath_expression, metamath_number
 from tasks.data import Source, load
 from tasks.errors import TaskError
 from tasks.lm_eval.pubmedqa_ids import TEST_IDS
@@ -156,7 +155,7 @@ class Balanced(ContextSampler):
         return picked
 
 
-# --- finance, after AdaptLLM (arXiv 2309.09530, Tables 10 and 11), which follows BloombergGPT -----
+# --- finance: what AdaptLLM's sets are made of, in its prompts (arXiv 2309.09530, Tables 10 and 11)
 
 SENTIMENTS = ["negative", "neutral", "positive"]
 FIQA_NEUTRAL = 0.1  # BloombergGPT: a score within +-0.1 is neutral
@@ -205,84 +204,10 @@ def ner_target(doc: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in entities(doc))
 
 
-def parse_entities(text: str) -> list[tuple[str, str]]:
-    """The (name, type) pairs on the first line of an answer.
-
-    >>> parse_entities(" Ann Lee (person), Rome (location)\\nmore (person)")
-    [('Ann Lee', 'person'), ('Rome', 'location')]
-    """
-    first = (text.strip().splitlines() or [""])[0]
-    found = re.findall(r"([^(),]+?)\s*\(\s*([^()]+?)\s*\)", first)
-    return list(dict.fromkeys((name.strip(), kind.lower()) for name, kind in found))
-
-
-def entity_f1(predicted: Sequence[tuple[str, str]], gold: Sequence[tuple[str, str]]) -> float:
-    """F1 over whole entities: name and type must both be right."""
-    if not predicted and not gold:
-        return 1.0
-    both = len(set(predicted) & set(gold))
-    return 2 * both / (len(set(predicted)) + len(set(gold)))
-
-
 def ner_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """One sentence; AdaptLLM averages over sentences too."""
-    predicted = parse_entities(results[0])
+    """One sentence: whole entities, name and type. AdaptLLM averages over sentences too."""
+    predicted = whole_entities(results[0])
     return {"entity_f1": entity_f1(predicted, entities(doc)), "extracted": float(bool(predicted))}
-
-
-def numbers(text: str) -> list[float]:
-    """The numbers on the first line of an answer; a per cent is a hundredth.
-
-    >>> numbers("about -1,234.5 or 12%\\n7")
-    [-1234.5, 0.12]
-    """
-    first = (text.strip().splitlines() or [""])[0]
-    found = re.findall(r"([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(%?)", first)
-    return [float(n.replace(",", "")) / (100 if percent else 1) for n, percent in found]
-
-
-def convfinqa_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """AdaptLLM's exact match: any number of the answer within 0.01 of the label's first."""
-    label = doc["label"] if isinstance(doc["label"], str) else doc["label"][0]
-    wanted, found = numbers(label), numbers(results[0])
-    right = bool(wanted) and any(math.isclose(n, wanted[0], abs_tol=1e-2) for n in found)
-    return {"exact_match": float(right), "extracted": float(bool(found))}
-
-
-def convfinqa_target(doc: Mapping[str, Any]) -> str:
-    return doc["label"] if isinstance(doc["label"], str) else doc["label"][0]
-
-
-def weighted_f1(items: Iterable[tuple[Any, Any]]) -> float:
-    """F1 of each gold class, weighted by its share of the (gold, predicted) pairs."""
-    pairs = list(items)
-    total = 0.0
-    for label in {gold for gold, _ in pairs}:
-        gold = sum(g == label for g, _ in pairs)
-        predicted = sum(p == label for _, p in pairs)
-        both = sum(g == p == label for g, p in pairs)
-        total += gold * 2 * both / (gold + predicted)
-    return total / len(pairs)
-
-
-def headline_scores(
-    doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]
-) -> dict[str, Any]:
-    """Which of the two options is likelier; the class of question goes with it."""
-    likelihoods = [value for value, _ in results]
-    predicted = likelihoods.index(max(likelihoods))
-    return {
-        "f1": (doc["class_id"], doc["gold_index"], predicted),
-        "acc": float(predicted == doc["gold_index"]),
-    }
-
-
-def mean_weighted_f1(items: Iterable[tuple[Any, Any, Any]]) -> float:
-    """The mean of the weighted F1 over the kinds of question of Headline (nine in all)."""
-    kinds: dict[Any, list[tuple[Any, Any]]] = {}
-    for kind, gold, predicted in items:
-        kinds.setdefault(kind, []).append((gold, predicted))
-    return sum(map(weighted_f1, kinds.values())) / len(kinds)
 
 
 # --- mathematics --------------------------------------------------------------------------------
@@ -297,8 +222,7 @@ def math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, flo
 
 
 def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    answer = metamath_answer(results[0])
-    number = None if answer is None else gsm8k_number(answer)
+    number = metamath_number(results[0])
     wanted = gsm8k_number(doc["answer"].rpartition("####")[2])
     return {
         "exact_match": float(number is not None and number == wanted),
@@ -309,9 +233,9 @@ def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dic
 def metamath_math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     from lm_eval.tasks.hendrycks_math.utils import is_equiv, last_boxed_only_string, remove_boxed
 
-    answer = metamath_answer(results[0])
+    answer = metamath_expression(results[0])
     wanted = remove_boxed(last_boxed_only_string(doc["solution"]))
-    right = answer is not None and is_equiv(answer.strip("$ "), wanted)
+    right = answer is not None and is_equiv(answer, wanted)
     return {"exact_match": float(right), "extracted": float(answer is not None)}
 
 

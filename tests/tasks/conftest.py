@@ -134,13 +134,6 @@ ROWS: dict[str, Callable[[int], dict[str, Any]]] = {
     "financial_phrasebank": lambda i: {"sentence": f"Profit {i} rose.", "label": i % 3},
     "fiqa_sa": lambda i: {"sentence": f"News {i}", "target": "Acme", "score": (i % 3 - 1) / 2},
     "fin_ner": lambda i: {"tokens": ["Acme", str(i), "in", "Rome"], "tags": [7, 7, 0, 6]},
-    "headline": lambda i: {
-        "input": f"Gold {i} up\nQuestion: is it up?\nAnswer:",
-        "options": ["Yes", "No"],
-        "gold_index": i % 2,
-        "class_id": i % 3,
-    },
-    "convfinqa": lambda i: {"input": f"Table {i}. How much?", "label": f"{i}.5"},
     "hellaswag": lambda i: {
         "ctx_a": f"A man {i} [title] stands.",
         "ctx_b": "he",

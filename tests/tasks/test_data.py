@@ -7,10 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
+import yaml
+import zstandard
 
 from tasks import TaskError
-from tasks.data import Source, card, check_lines, load, overlap, part_name, require
+from tasks.data import Source, card, check_lines, load, part_name, require
+from tasks.overlap import overlap
+from tasks.scores import SCORES
 from tasks.sets import SETS
 
 SOURCE = Source(
@@ -133,3 +138,49 @@ def test_every_local_set_is_sound(data_dir: Path) -> None:
                 check_lines(path, source, split)
                 checked += 1
     assert checked > 0
+
+
+def test_a_compressed_file_is_checked_and_read(tmp_path: Path) -> None:
+    plain = write(tmp_path, ROWS)
+    packed = plain.with_name("train.jsonl.zst")
+    packed.write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.unlink()
+    data = load(SOURCE, "train", tmp_path)
+    assert list(data) == ROWS
+    assert card(SOURCE, "train", data, tmp_path)["path"] == "toy/train.jsonl.zst"
+    packed.write_bytes(zstandard.compress(b'{"question": "q"}\n'))
+    with pytest.raises(TaskError, match=r"zst: line 1: column 'answer' is missing"):
+        require(SOURCE, "train", tmp_path)
+
+
+def test_a_broken_archive_is_named(tmp_path: Path) -> None:
+    plain = write(tmp_path, ROWS)
+    plain.rename(plain.with_name("train.jsonl.zst"))
+    with pytest.raises(TaskError, match=r"train\.jsonl\.zst: no whole zstandard file"):
+        require(SOURCE, "train", tmp_path)
+
+
+def test_a_converted_branch_is_read_by_its_files(tmp_path: Path) -> None:
+    """It has a folder a configuration and knows none by name: all levels of agreement would mix."""
+    source = SETS["financial_phrasebank"]
+    for config, count in (("sentences_50agree", 3), ("sentences_allagree", 2)):
+        rows = [{"sentence": config, "label": 0}] * count
+        (tmp_path / config / "train").mkdir(parents=True)
+        datasets.Dataset.from_list(rows).to_parquet(tmp_path / config / "train" / "0000.parquet")
+    files = dict(source.data_files or {})
+    data = datasets.load_dataset(str(tmp_path), source.config, split="train", data_files=files)
+    assert data["sentence"][:] == ["sentences_50agree"] * 3
+    for other in SETS.values():
+        if other.revision == "refs/convert/parquet":
+            assert other.config is None and set(other.data_files or {}) == set(other.files)
+
+
+def test_the_papers_finance_and_medicine_read_adaptllms_files(root: Path) -> None:
+    """None of them is a script, a renamed set or a configuration of a converted branch."""
+    for task, repository in (("finance", "finance-tasks"), ("biomedicine", "medicine-tasks")):
+        stated = yaml.safe_load((root / "conf" / "task" / f"{task}.yaml").read_text())
+        read = {name: SCORES[name].sources for name in stated["scores"] if name != "biommlu"}
+        for name, sources in read.items():
+            ((source, split),) = sources
+            assert (source.hub_id, split) == (f"AdaptLLM/{repository}", "test"), name
+            assert isinstance(source.config, str) and source.revision is None

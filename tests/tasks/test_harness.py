@@ -96,7 +96,7 @@ def test_a_perfect_model_scores_1_and_a_constant_one_the_base_rate(name: str, fo
 
 
 def test_every_score_names_a_task_file_and_its_sets() -> None:
-    assert {score.task for score in SCORES.values()} == set(NAMES)
+    assert {score.task for score in SCORES.values() if not score.adaptllm} == set(NAMES)
     for name, score in SCORES.items():
         for source, split in score.sources:
             assert split in source.files, name
@@ -150,6 +150,16 @@ def test_mmlu_asks_as_lm_eval_does(folder: str, few_shot: int) -> None:
         assert own == theirs
 
 
+@pytest.mark.parametrize("few_shot", [0, 5])
+def test_the_chat_form_is_a_turn_of_the_user_and_one_begun(folder: str, few_shot: int) -> None:
+    """open-instruct's form for chat models, around the very prompt of the bare one."""
+    bare = prompts(load_task("mora_mmlu", folder), few_shot)
+    chat = prompts(load_task("mora_mmlu_chat", folder), few_shot)
+    assert chat == [
+        (f"<|user|>\n{prompt}\n<|assistant|>\nThe answer is:", *rest) for prompt, *rest in bare
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "path", "few_shot"),
     [
@@ -171,7 +181,7 @@ def test_asks_and_scores_as_lm_eval_does(folder: str, name: str, path: str, few_
 
 
 def test_pubmedqa_and_usmle_ask_as_lm_eval_does(folder: str) -> None:
-    task, rows = mine("mora_pubmedqa", folder)
+    task, rows = mine("mora_lm_eval_pubmedqa", folder)
     docs = [
         {
             "CONTEXTS": r["context"]["contexts"],
@@ -185,7 +195,7 @@ def test_pubmedqa_and_usmle_ask_as_lm_eval_does(folder: str) -> None:
     )
     assert prompts(task, 0) == prompts(theirs, 0)
 
-    task, rows = mine("mora_usmle", folder)
+    task, rows = mine("mora_lm_eval_usmle", folder)
     docs = [
         {
             "sent1": r["question"],
@@ -204,12 +214,14 @@ def test_pubmedqa_and_usmle_ask_as_lm_eval_does(folder: str) -> None:
 @pytest.mark.parametrize(
     ("name", "end", "shots"),
     [
-        ("mora_fpb", "rose.\nQuestion: what is the sentiment?\nAnswer:", 5),
-        ("mora_fiqa_sa", "\nQuestion: what is the sentiment on Acme?\nAnswer:", 5),
-        ("mora_ner", " in Rome\nExtract named entity:", 20),
-        ("mora_rct", "\nQuestion: what is the role of this sentence in an abstract?\nAnswer:", 10),
-        ("mora_headline", "\nQuestion: is it up?\nAnswer:", 0),
-        ("mora_convfinqa", "How much?", 0),
+        ("mora_phrasebank", "rose.\nQuestion: what is the sentiment?\nAnswer:", 5),
+        ("mora_fiqa_scores", "\nQuestion: what is the sentiment on Acme?\nAnswer:", 5),
+        ("mora_fin_ner", " in Rome\nExtract named entity:", 20),
+        (
+            "mora_rct20k",
+            "\nQuestion: what is the role of this sentence in an abstract?\nAnswer:",
+            10,
+        ),
     ],
 )
 def test_asks_as_adaptllm_does(folder: str, name: str, end: str, shots: int) -> None:
@@ -221,7 +233,7 @@ def test_asks_as_adaptllm_does(folder: str, name: str, end: str, shots: int) -> 
 
 
 def test_roles_are_shown_equally_often(folder: str) -> None:
-    task = load_task("mora_rct", folder)
+    task = load_task("mora_rct20k", folder)
     for args in prompts(task, 10):
         answers = [part.rsplit(" ", 1)[-1] for part in args[0].split("\n\n")[:-1]]
         assert sorted(answers) == sorted(functions.ROLES * 2)

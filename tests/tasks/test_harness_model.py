@@ -30,20 +30,22 @@ def test_a_model_in_memory_is_left_as_it_was(
     random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     side = tokenizer.padding_side
-    first = scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 2)
+    first = scorer(folder, "lm_eval_pubmedqa", limit=4).score(tiny, tokenizer, 2)
     assert tiny.training
     assert tokenizer.padding_side == side
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
     assert capsys.readouterr() == ("", "")
-    assert first["pubmedqa_acc"].n == 4
-    assert scorer(folder, "pubmedqa", limit=4).score(tiny, tokenizer, 4) == first
+    assert first["lm_eval_pubmedqa_acc"].n == 4
+    assert scorer(folder, "lm_eval_pubmedqa", limit=4).score(tiny, tokenizer, 4) == first
 
 
 def test_likelihoods_are_the_models_own(folder: str, tiny: Any, tokenizer: Any) -> None:
     """The choice that lm-eval takes is the one of a plain pass over prompt and answer."""
-    metric = scorer(folder, "pubmedqa", limit=5).score(tiny, tokenizer, 3)["pubmedqa_acc"]
+    metric = scorer(folder, "lm_eval_pubmedqa", limit=5).score(tiny, tokenizer, 3)[
+        "lm_eval_pubmedqa_acc"
+    ]
     docs = functions.serve("pubmedqa", ["test"], folder)["test"].select(range(5))
     right = []
     for doc in docs:
@@ -69,8 +71,8 @@ def test_generation_runs_and_extraction_is_apart(folder: str, tiny: Any, tokeniz
 
 
 def test_a_part_of_a_benchmark_goes_by_its_own_name(folder: str, tiny: Any, tokenizer: Any) -> None:
-    found = scorer(folder, "usmle", limit=2, whole=1273).score(tiny, tokenizer, 2)
-    assert list(found) == ["usmle_30_of_1273_acc"]
+    found = scorer(folder, "lm_eval_usmle", limit=2, whole=1273).score(tiny, tokenizer, 2)
+    assert list(found) == ["lm_eval_usmle_30_of_1273_acc"]
 
 
 def test_the_cache_key_follows_data_and_settings(folder: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_refuses_a_role_that_no_one_knows() -> None:
     ("settings", "words"),
     [
         ({"train_set": "alpaca"}, "'alpaca'"),
-        ({"scores": ["boolq"]}, "'boolq'; known: mmlu, gsm8k"),
+        ({"scores": ["boolq"]}, "'boolq'; known: mmlu, mmlu_chat"),
         ({"scores": ["boolq_2shot"]}, "'boolq_2shot'; known: mmlu"),
         ({"scores": ["math_4shot"]}, "math has no split to take shots from"),
         ({"limit": 0}, "task.limit is 0"),

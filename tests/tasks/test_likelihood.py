@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks import TaskError
-from tasks.likelihood import ChoiceScorer, TextScorer, continuation_losses, windows
+from tasks.likelihood import BlockScorer, ChoiceScorer, TextScorer, continuation_losses, windows
 
 PAIRS = [([10], [20, 30]), ([1, 2, 3, 4, 5], [6]), ([9, 8], [7, 6, 5, 4]), ([40], [50])]
 
@@ -51,6 +51,20 @@ def test_perplexity_of_texts_is_per_token_over_all(tiny: Any, tokenizer: Any) ->
     metric = TextScorer("t", texts, units=("perplexity",)).score(tiny, tokenizer, 4)["t_perplexity"]
     nats = [math.log(v) * len(t) for v, t in zip(metric.examples or [], texts, strict=True)]
     assert metric.value == pytest.approx(math.exp(sum(nats) / sum(map(len, texts))), rel=1e-6)
+
+
+def test_perplexity_of_blocks_is_that_of_the_joined_text(tiny: Any, tokenizer: Any) -> None:
+    """EOS between; the first token of a block is not scored; what fills no block is left out."""
+    metric = BlockScorer("t", ["abc", "defg", "h"], 4).score(tiny, tokenizer, 2)["t_perplexity"]
+    end = tokenizer.eos_token_id
+    letters = {c: tokenizer(c, add_special_tokens=False)["input_ids"][0] for c in "abcdefgh"}
+    stream = [letters.get(c, end) for c in "abc|defg|h|"]
+    blocks = [stream[:4], stream[4:8]]
+    losses = [plain(tiny, block[:1], block[1:]) for block in blocks]
+    assert metric.value == pytest.approx(math.exp(sum(map(sum, losses)) / 6), rel=1e-5)
+    assert metric.examples == pytest.approx([math.exp(sum(row) / 3) for row in losses], rel=1e-5)
+    with pytest.raises(TaskError, match="don't fill a block of 40 tokens"):
+        BlockScorer("t", ["abc"], 40).score(tiny, tokenizer, 2)
 
 
 class Uniform(torch.nn.Module):

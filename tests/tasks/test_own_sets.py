@@ -56,7 +56,7 @@ def test_one_yaml_in_a_folder_of_ones_own_trains_and_scores(
     tmp_path: Path, folder: str, root: Path
 ) -> None:
     (tmp_path / "mine" / "task").mkdir(parents=True)
-    (tmp_path / "mine" / "task" / "sums.yaml").write_text(
+    (tmp_path / "mine" / "task" / "my_sums.yaml").write_text(
         "_target_: tasks.maths.MathsTask\n"
         "name: sums\n"
         f"train_set: {json.dumps(MATHS)}\n"
@@ -65,7 +65,8 @@ def test_one_yaml_in_a_folder_of_ones_own_trains_and_scores(
         "seed: ${seed}\n"
         "data_dir: ${data_dir}\n"
     )
-    told = ["task=sums", "model=tiny", "method=lora", "method.learning_rate=1e-3", "tracker=none"]
+    told = ["task=my_sums", "model=tiny", "method=lora", "method.learning_rate=1e-3"]
+    told += ["tracker=none"]
     told += ["trainer.max_steps=2", f"data_dir={folder}", f"results_dir={tmp_path / 'results'}"]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--config-dir", str(tmp_path / "mine"), *told],

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import TaskError
-from tasks.packing import pack, packed_dataset
+from tasks.packing import concatenate, pack, packed_dataset
 from tasks.tokens import IGNORED
 
 DOCUMENTS = st.lists(st.lists(st.integers(5, 200), min_size=1, max_size=20), max_size=12)
@@ -37,6 +37,33 @@ def test_rows_hold_every_token_once_in_order_with_restarting_positions(
                 assert label == token
                 assert row["position_ids"][i - 1] == position - 1
         assert row["position_ids"][0] == 0
+
+
+@given(DOCUMENTS, st.integers(2, 16))
+@settings(max_examples=60, deadline=None)
+def test_concatenated_rows_are_one_stream_without_a_mask(
+    documents: list[list[int]], block: int
+) -> None:
+    rows = list(concatenate(documents, block))
+    stream = [t for document in documents for t in document]
+    kept = [t for row in rows for t in row["input_ids"]]
+    assert kept == stream[: len(stream) // block * block]
+    for row in rows:
+        assert row["labels"] == [IGNORED, *row["input_ids"][1:]]
+        assert row["position_ids"] == list(range(block))
+
+
+def test_without_a_mask_a_document_sees_the_one_before_it(tiny: Any) -> None:
+    def logits(before: list[int]) -> torch.Tensor:
+        (row,) = concatenate([before, [10, 20]], 4)
+        with torch.no_grad():
+            return tiny(
+                input_ids=torch.tensor([row["input_ids"]]),
+                position_ids=torch.tensor([row["position_ids"]]),
+                use_cache=False,
+            ).logits[0, -1]
+
+    assert not torch.allclose(logits([7, 8]), logits([90, 91]))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -76,3 +103,5 @@ def test_refuses_a_block_without_room_and_a_corpus_without_text(tokenizer: Any) 
         list(pack([[1, 2]], 1))
     with pytest.raises(TaskError, match="no text to pack"):
         packed_dataset([], tokenizer, 8)
+    with pytest.raises(TaskError, match="don't fill a block of 8 tokens"):
+        packed_dataset(["a"], tokenizer, 8, mask="none")
