@@ -23,6 +23,7 @@ from bench.judge.intervals import (
     paired,
     pool,
     sign_flip,
+    with_choice,
     with_examples,
 )
 from bench.judge.measures import Measuring, Pair
@@ -250,10 +251,24 @@ class Comparison:
 
     def _estimate(self, found: Sequence[Pair], choices: Sequence[Choice]) -> Effect:
         differences = [self.measuring.difference(pair) for pair in found]
-        pooled = self._pool([pair.seed for pair in found]) if len(choices) > 1 else None
+        by_others = any(choice.how for choice in choices)
+        pooled = None
+        if len(choices) > 1 and not by_others:
+            pooled = self._pool([pair.seed for pair in found])
         own = estimate(differences, pooled)
+        if by_others:
+            own = with_choice(own, self._leaving_out([pair.seed for pair in found]))
         examples = self.measuring.examples(found)
         return own if examples is None else with_examples(own, examples[0], shared=examples[1])
+
+    def _leaving_out(self, seeds: Sequence[int]) -> list[float]:
+        """The effect without each seed in turn, rates chosen anew by those that are left."""
+        made = []
+        for seed in seeds:
+            fewer = self.among(set(seeds) - {seed})
+            pairs = fewer._pairs([fewer.choice(arm) for arm in fewer.arms])
+            made.append(float(np.mean([self.measuring.difference(pair) for pair in pairs])))
+        return made
 
     def _pool(self, seeds: Sequence[int]) -> Pool | None:
         """The residual over all arms of the setting that have these seeds, at their rates."""

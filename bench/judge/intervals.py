@@ -30,6 +30,7 @@ MANY = 30  # seeds that agree no more by luck
 FLIPS_FROM = 6  # seeds; fewer have too few ways to flip signs for a p below 0.05
 EXHAUSTIVE = 14  # up to so many seeds, all flips are taken
 MOST_SEEDS = 1_000  # more than these are no plan
+CHOICE = 0.25  # see with_choice
 AGREE = 0.1  # p below which variances are not pooled
 
 
@@ -148,6 +149,24 @@ def estimate(differences: Sequence[float], pooled: Pool | None = None) -> Effect
     error = pooled.deviation * math.sqrt(2 / own.n)
     how = f"residual pooled over arms and seeds ({words})"
     return Effect(own.effect, error, float(pooled.freedom), own.n, values=own.values, how=how)
+
+
+def with_choice(own: Effect, without: Sequence[float]) -> Effect:
+    """The chance of the choice added, where each seed is judged at the rate the others choose.
+
+    Seeds then share the luck of one choice, which their spread does not show: among five alike
+    rates, the plain interval of twelve seeds covers the truth in 79 % of studies. `without`: the
+    effect with each seed left out, rates chosen anew, of which the jackknife's variance is too
+    wide by as much as the plain one is too narrow; CHOICE of the difference covers 94 to 98 % from
+    3 to 12 seeds, whether the rates are alike or apart (tests/bench/judge/test_simulated.py).
+    """
+    left = np.asarray(without)
+    jackknife = (own.n - 1) / own.n * float(((left - left.mean()) ** 2).sum())
+    more = CHOICE * max(0.0, jackknife - own.error**2)
+    return Effect(
+        own.effect, math.sqrt(own.error**2 + more), own.freedom, own.n, own.level, own.values,
+        f"{own.how}, widened for the choice of the rate",
+    )  # fmt: skip
 
 
 def with_examples(own: Effect, examples: Sequence[Array], *, shared: bool) -> Effect:

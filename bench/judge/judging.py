@@ -113,7 +113,7 @@ def _of_family(
 ) -> list[Judgement]:
     """Each primary comparison as its last look left it."""
     waiting: list[Judgement] = []
-    judged: list[tuple[list[int], At]] = []
+    judged: list[tuple[Sequence[int], At]] = []
     for claim in family.claims:
         several = [c for group in _comparisons(claim, of(claim)) for c in _primary(group)]
         made = [(c.seeds(), _at(c)) for c in several] + trends.primary(claim, of(claim))
@@ -121,6 +121,17 @@ def _of_family(
         if not made:
             reason_ = _no_cells(claim, found.cells)
             waiting.append(Judgement(claim, reason=reason_, primary=True))
+    current = through_looks(judged, family, max(len(family.claims), len(judged)))
+    return [*current, *waiting]
+
+
+def through_looks(
+    judged: Sequence[tuple[Sequence[int], At]], family: Family, size: int
+) -> list[Judgement]:
+    """Each comparison (its seeds, and what it says with some of them at a level) after all looks.
+
+    size: how many comparisons Holm's correction counts, those without cells included.
+    """
     current: dict[int, Judgement] = {}
     for number, look in enumerate(family.looks, 1):
         seen = {
@@ -129,9 +140,8 @@ def _of_family(
             if i not in current or current[i].verdict not in DECIDED
             if look.seeds is None or len(seeds) >= look.seeds or i not in current
         }
-        size = max(len(family.claims), len(judged))
         current |= _step_down(seen, size, look.level)
-    return [*(current[i] for i in range(len(judged))), *waiting]
+    return [current[i] for i in range(len(judged))]
 
 
 def _primary(comparisons: Sequence[Comparison]) -> list[Comparison]:

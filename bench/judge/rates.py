@@ -207,9 +207,9 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
         values = {cell.seed: good(cell) for cell in cells if cell.status in ("ok", "diverged")}
         table[point] = {seed: value for seed, value in values.items() if value is not None}
     common = set.intersection(*(set(by_seed) for by_seed in table.values()))
-    if len(common) < 3:
+    if len(common) < 2:
         said = f"{candidate.name}: its learning rates share {count(len(common), 'seed')}; to choose"
-        return Choice(problem=f"{said} by the others, at least 3 are needed")
+        return Choice(problem=f"{said} by the others, at least 2 are needed")
 
     def at_best(seeds: set[int]) -> Point:
         means = {p: float(np.mean([by_seed[s] for s in seeds])) for p, by_seed in table.items()}

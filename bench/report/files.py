@@ -32,11 +32,21 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
             "table.csv": tables.as_csv([s.section for s in report.sheets], report.command),
         }
     if report.judgements:
+        from bench.report import trials
+
         contents |= _claims(report)
+        if searched := trials.curves(report.judgements):
+            contents["trials.csv"] = trials.as_csv(searched)
     for name, content in contents.items():
         records.atomic_write(out / name, content.encode())
     wrote = [out / name for name in contents]
     wrote += [path for paths in drawn.values() for path in paths]
+    if "trials.csv" in contents and FIGURES_OF:
+        from bench.report import figures
+
+        drawing = trials.figure(searched)
+        if drawing is not None:
+            wrote += figures.save(drawing, out / "trials", f"Made by: {report.command}")
     if page is not None:
         from bench.report.page import page as build
 
@@ -103,7 +113,7 @@ def _latex(report: Report) -> str:
 
 def _claims(report: Report) -> dict[str, str]:
     """claims.md says what a reader needs; ids, reasons and remarks are in claims.csv."""
-    from bench.report import forest, verdict_sheet, wording
+    from bench.report import forest, trials, verdict_sheet, wording
 
     table = verdict_sheet.table(report.judgements)
     picture = forest.svg(report.judgements)
@@ -111,6 +121,8 @@ def _claims(report: Report) -> dict[str, str]:
     if picture:
         parts.append("![Effects with their intervals, a panel a unit](forest.svg)\n")
     parts.append(render.markdown(table))
+    if trials.curves(report.judgements):
+        parts.append("[The expected best after k trials of the learning rate](trials.svg)\n")
     waiting = verdict_sheet.waiting(report.judgements)
     if waiting:
         lines = (f"- {render.escape_markdown(line)}" for line in waiting)

@@ -21,7 +21,7 @@ from bench.judge.endpoints import Endpoint
 from bench.judge.judging import judge
 from bench.judge.primary import Family, Look
 from bench.judge.verdicts import Judgement
-from bench.report import render, verdict_sheet, wording
+from bench.report import render, trials, verdict_sheet, wording
 from bench.report.__main__ import main
 
 Make = Callable[..., records.Record]
@@ -388,6 +388,14 @@ def test_rates_are_tuned_on_validation_seeds_alone(tmp_path: Path, make: Make) -
     assert found.flags == ()
     reported = {records.read(f)["seed"] for f in records.find(tmp_path) if f.stem in found.cells}
     assert reported == {1, 2, 3}
+
+
+def test_the_expected_best_after_k_trials(tmp_path: Path, make: Make) -> None:
+    tuned_study(tmp_path, make)
+    found = trials.curves([verdict(tmp_path, "tuned")])
+    (arms,) = found.values()
+    assert arms["LoRA r=8"] == pytest.approx([1.3 / 3, (0.4 + 2 * 0.6) / 3, 0.6])
+    assert trials.as_csv(found).count("\n") == 1 + 6
 
 
 def test_unequal_trials_are_no_fair_tuning(tmp_path: Path, make: Make) -> None:

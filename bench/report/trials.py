@@ -1,0 +1,78 @@
+"""The expected best after k trials of the learning rate, for each arm: as a table and a figure.
+
+An arm that is good after one trial needs no search; one that needs all of them is a fragile choice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bench.judge.verdicts import Judgement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PANELS = 6
+ARMS = 8  # of a panel, as many as a legend takes
+
+Curves = dict[tuple[str, str], dict[str, list[float]]]  # (endpoint, setting): arm: after k trials
+
+
+def curves(judgements: Sequence[Judgement]) -> Curves:
+    """In units of the endpoint; an arm of several claims is there once."""
+    found: Curves = {}
+    for j in judgements:
+        if j.protocol != "tuned" or not j.claim.endpoint.of.learning:
+            continue
+        sign = 1 if j.higher_is_better else -1
+        for arm, values in j.best_of:
+            shown = [math.exp(sign * v) if j.claim.ratio else sign * v for v in values]
+            found.setdefault((j.measured, j.setting), {}).setdefault(arm, shown)
+    return found
+
+
+def as_csv(found: Curves) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["endpoint", "setting", "arm", "trials", "expected_best"])
+    for (endpoint, setting), arms in found.items():
+        for arm, values in arms.items():
+            writer.writerows([endpoint, setting, arm, k, v] for k, v in enumerate(values, 1))
+    return out.getvalue()
+
+
+def figure(found: Curves) -> Figure | None:
+    """A panel an endpoint and setting."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    from bench.report.figures import STYLE, literal, method_look
+
+    shown = [*found.items()][:PANELS]
+    if not shown:
+        return None
+    columns = min(2, len(shown))
+    lines = -(-len(shown) // columns)
+    with plt.style.context(STYLE):
+        drawn, grid = plt.subplots(
+            lines, columns, figsize=(5.0 * columns, 3.4 * lines), squeeze=False
+        )
+        for axes in grid.flat[len(shown) :]:
+            axes.set_visible(False)
+        for axes, ((endpoint, setting), arms) in zip(grid.flat, shown, strict=False):
+            for arm, values in [*arms.items()][:ARMS]:
+                method = arm.split(" ")[0].lower().replace("+", "_plus")
+                colour, line, marker = method_look(method)
+                axes.plot(range(1, len(values) + 1), values, color=colour, linestyle=line,
+                          marker=marker, label=literal(arm))  # fmt: skip
+            axes.set_title(literal(setting.replace(", laptop scale", "")), fontsize=9)
+            axes.set(
+                xlabel="learning rates tried", ylabel=literal(endpoint.replace(" (", "\n(", 1))
+            )
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.legend(fontsize=8)
+    return drawn
