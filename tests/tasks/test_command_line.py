@@ -15,7 +15,7 @@ import yaml
 
 from tasks.harness import TASK_FILES, run
 
-LIMITS = {"mora_mmlu": 6, "mora_pubmedqa": 4, "mora_gsm8k": 2}
+LIMITS = {"mora_mmlu": 6, "mora_lm_eval_pubmedqa": 4, "mora_gsm8k": 2}
 SHOTS = 5  # for the tasks that do not fix their own
 
 
@@ -67,7 +67,7 @@ def test_the_real_model_scores_the_same_both_ways(
     (file,) = (tmp_path / "out").rglob(f"samples_{task}_*.jsonl")
     theirs = [json.loads(line) for line in file.open()]
 
-    shots = None if task == "mora_pubmedqa" else SHOTS  # its file says 0, which stands
+    shots = None if task == "mora_lm_eval_pubmedqa" else SHOTS  # its file says 0, which stands
     ours = run(
         loaded.model,
         loaded.tokenizer,
