@@ -105,9 +105,10 @@ FIELDS: tuple[Field, ...] = (
     Field("forgetting.parts.*.drop", "number", "what was lost", "of before"),
     Field("forgetting.parts.*.n", "whole number", "examples behind it"),
     Field("curves", "object", "what was seen along the run"),
-    Field("curves.train", "points", "step, loss, learning_rate, grad_norm, tokens, seconds",
-          "nats, seconds"),
-    Field("curves.scores", "points", "step, tokens, seconds, metrics: cheap scores by name"),
+    Field("curves.train", "points", "step, loss, learning_rate, grad_norm, tokens, seconds; "
+          "value_loss (since 2): on value tokens, where a task tells them apart", "nats, seconds"),
+    Field("curves.scores", "points", "step, tokens, seconds, metrics: cheap scores by name; "
+          "learned (since 2): the share at which it was taken"),
     Field("examples", "object", "final values by example, for metrics that have them"),
     Field("examples.*", "numbers", "one an example, in the task's order"),
     Field("example_ids", "object", "names of those examples", optional=True),
@@ -132,6 +133,8 @@ FIELDS: tuple[Field, ...] = (
     Field("spectrum.layers.*.effective_rank", "number", "exponential of their entropy"),
     Field("spectrum.layers.*.frobenius", "number", "norm of delta W"),
     Field("rank_cuts", "object", "scores with delta W cut to a rank, by rank and metric",
+          optional=True, nullable=True, since=2),
+    Field("saved_model", "object", "folder, checksum and dtype of a kept merged model",
           optional=True, nullable=True, since=2),
     Field("environment", "object", "commit, versions, machine"),
     Field("environment.device", "text", "cpu, mps, or cuda with the card's name", nullable=True),
