@@ -51,7 +51,7 @@ _NOT_SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Metric:
+class Score:
     """One number of a record."""
 
     value: float
@@ -72,8 +72,8 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A record without what only a look at the single cell needs."""
+class Result:
+    """A cell as it ended: its record without what only a look at the single one needs."""
 
     file: Path
     cell: str
@@ -97,8 +97,8 @@ class Cell:
     split: str  # "reported", or "validation": used to choose learning rates and nothing else
     trainable: int | None
     total: int | None
-    metrics: dict[str, Metric]
-    before: dict[str, Metric]
+    metrics: dict[str, Score]
+    before: dict[str, Score]
     forgetting: float | None
     forgetting_parts: tuple[str, ...]  # the metrics that tell of it
     averaged: tuple[str, ...]  # the metrics behind "average", where there is one
@@ -130,9 +130,9 @@ class Collection:
     """All that was found below a path."""
 
     path: str
-    cells: list[Cell] = field(default_factory=list)
-    repeats: list[tuple[Cell, Cell]] = field(default_factory=list)  # the same cell, run twice
-    perturbed: list[Cell] = field(default_factory=list)  # of a noise floor, never seeds
+    cells: list[Result] = field(default_factory=list)
+    repeats: list[tuple[Result, Result]] = field(default_factory=list)  # the same cell, run twice
+    perturbed: list[Result] = field(default_factory=list)  # of a noise floor, never seeds
     refused: list[str] = field(default_factory=list)  # messages, each naming its file
 
 
@@ -143,7 +143,7 @@ def collect(path: str | Path) -> Collection:
     Files that are no whole record are refused, named in `refused`, and the rest goes on.
     """
     found = Collection(str(path))
-    first: dict[str, Cell] = {}
+    first: dict[str, Result] = {}
     noted = cache(_noted)
     for file in records.find(path):
         reason = noted(file.parent)
@@ -169,7 +169,7 @@ def collect(path: str | Path) -> Collection:
     return found
 
 
-def _cell(record: records.Record, file: Path) -> Cell:
+def _cell(record: records.Record, file: Path) -> Result:
     method, model, task = record["method"], record["model"], record["task"]
     config, environment, forgetting = record["config"], record["environment"], record["forgetting"]
     merge = record["merge_audit"]
@@ -180,7 +180,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
     git = environment.get("git_commit") or "unknown commit"
     averaged = _averaged(record["metrics"], _table(config.get("task")).get("scores"))
     try:
-        return Cell(
+        return Result(
             file=file,
             cell=record["cell"],
             status=record["status"],
@@ -254,7 +254,7 @@ def _noted(folder: Path) -> str:
     return " ".join(said["times"].split())
 
 
-def _without_times(cell: Cell, reason: str) -> Cell:
+def _without_times(cell: Result, reason: str) -> Result:
     cost = {key: None if key in _TIMES else value for key, value in cell.cost.items()}
     train, scores = ({k: v for k, v in part.items() if k != "seconds"}
                      for part in (cell.train, cell.scores))  # fmt: skip
@@ -275,7 +275,7 @@ def _averaged(metrics: Mapping[str, Any], scores: Any) -> tuple[str, ...]:
     return tuple(firsts) if alike and len(firsts) == len(scores) else ()
 
 
-def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, Metric]:
+def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, Score]:
     metrics = {name: _metric(value) for name, value in found.items()}
     parts = [metrics[name] for name in averaged if name in metrics]
     if not parts or len(parts) < len(averaged):
@@ -283,12 +283,12 @@ def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, M
     value = sum(part.value for part in parts) / len(parts)
     chances = [part.chance for part in parts if part.chance is not None]
     chance = sum(chances) / len(chances) if len(chances) == len(parts) else None
-    average = Metric(value, sum(part.n for part in parts), True, "fraction", chance)
+    average = Score(value, sum(part.n for part in parts), True, "fraction", chance)
     return {"average": average, **metrics}
 
 
-def _metric(value: Mapping[str, Any]) -> Metric:
-    return Metric(
+def _metric(value: Mapping[str, Any]) -> Score:
+    return Score(
         value["value"], value["n"], value["higher_is_better"], value["unit"], value["chance"]
     )
 
