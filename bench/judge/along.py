@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.judge.cells import Array, Cell
+from bench.judge.cells import Array, Result
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate
 
@@ -24,7 +24,7 @@ class Reached:
     censored: bool = False
 
 
-def loss_of(cell: Cell, endpoint: Endpoint) -> str:
+def loss_of(cell: Result, endpoint: Endpoint) -> str:
     """The endpoint's loss, or the whole loss where the record does not have it."""
     return endpoint.loss if endpoint.loss in cell.train else "loss"
 
@@ -41,7 +41,7 @@ def smoothed(steps: Array, losses: Array, window: int) -> Array:
     return np.where(full & (lost[end] == lost[start]), means, np.nan)
 
 
-def to_target(cell: Cell, endpoint: Endpoint, judged: float | None = None) -> Reached:
+def to_target(cell: Result, endpoint: Endpoint, judged: float | None = None) -> Reached:
     """Steps (tokens, seconds) until the smoothed loss is below the target.
 
     A table of others' numbers may hold it as the metric steps_to_target (tokens_, seconds_);
@@ -64,7 +64,7 @@ def to_target(cell: Cell, endpoint: Endpoint, judged: float | None = None) -> Re
     return Reached(last(cell, endpoint), censored=True)
 
 
-def last(cell: Cell, endpoint: Endpoint) -> float | None:
+def last(cell: Result, endpoint: Endpoint) -> float | None:
     """The end of the run; of one that broke off, the steps that were planned, where known."""
     counts = cell.train.get(_COUNT[endpoint.counted], np.empty(0))
     end = float(counts[-1]) if len(counts) else None
@@ -81,7 +81,7 @@ def last(cell: Cell, endpoint: Endpoint) -> float | None:
 # ---------------------------------------------------------------------------- forgetting
 
 
-def learned_and_forgotten(cell: Cell, metric: str) -> tuple[Array, Array] | None:
+def learned_and_forgotten(cell: Result, metric: str) -> tuple[Array, Array] | None:
     """Learned (more is better) and forgotten (share of before), from the untouched model on."""
     learned = cell.scores.get(f"metrics.{metric}")
     found = cell.metrics.get(metric)
@@ -107,7 +107,7 @@ def learned_and_forgotten(cell: Cell, metric: str) -> tuple[Array, Array] | None
     return np.maximum.accumulate(xs), ys
 
 
-def forgotten_at(a: Cell, b: Cell, metric: str, share: float) -> tuple[float, float] | None:
+def forgotten_at(a: Result, b: Result, metric: str, share: float) -> tuple[float, float] | None:
     """What both had forgotten at the same level: a share of what the lesser of them learned."""
     found = [learned_and_forgotten(cell, metric) for cell in (a, b)]
     if found[0] is None or found[1] is None:
@@ -133,8 +133,8 @@ def at(points: Sequence[tuple[float, float, Any]], level: float) -> float:
 
 def good_range(
     candidate: Candidate,
-    learned: Callable[[Cell], float | None],
-    start: Callable[[Cell], float],
+    learned: Callable[[Result], float | None],
+    start: Callable[[Result], float],
     within: float,
 ) -> dict[int, tuple[float, bool]]:
     """For each seed the octaves of good rates, and whether they reach an end of the grid.
@@ -142,7 +142,7 @@ def good_range(
     Good: at least `within` of the best, from what was known before; straight lines between rates.
     """
     found: dict[int, tuple[float, bool]] = {}
-    by_seed: dict[int, dict[float, Cell]] = {}
+    by_seed: dict[int, dict[float, Result]] = {}
     for (rate, _), cells in candidate.reported.items():
         for cell in cells:
             if rate:

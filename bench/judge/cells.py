@@ -31,7 +31,7 @@ _NOT_SETTINGS = identity.INCIDENTAL | {*identity.SEEDS, "_target_", "learning_ra
 
 
 @dataclass(frozen=True)
-class Metric:
+class Score:
     """One number of a record."""
 
     value: float
@@ -52,8 +52,8 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A record without what only a look at the single cell needs."""
+class Result:
+    """A cell as it ended: its record without what only a look at the single one needs."""
 
     file: Path
     cell: str
@@ -77,8 +77,8 @@ class Cell:
     split: str  # "reported", or "validation": used to choose learning rates and nothing else
     trainable: int | None
     total: int | None
-    metrics: dict[str, Metric]
-    before: dict[str, Metric]
+    metrics: dict[str, Score]
+    before: dict[str, Score]
     forgetting: float | None
     forgetting_parts: tuple[str, ...]  # the metrics that tell of it
     averaged: tuple[str, ...]  # the metrics behind "average", where there is one
@@ -111,9 +111,9 @@ class Collection:
     """All that was found below a path."""
 
     path: str
-    cells: list[Cell] = field(default_factory=list)
-    perturbed: list[Cell] = field(default_factory=list)  # for the noise floor, and no seeds
-    repeats: list[tuple[Cell, Cell]] = field(default_factory=list)  # the same cell, run twice
+    cells: list[Result] = field(default_factory=list)
+    perturbed: list[Result] = field(default_factory=list)  # for the noise floor, and no seeds
+    repeats: list[tuple[Result, Result]] = field(default_factory=list)  # the same cell, run twice
     refused: list[str] = field(default_factory=list)  # messages, each naming its file
 
 
@@ -125,7 +125,7 @@ def collect(path: str | Path) -> Collection:
     were perturbed on purpose are put aside: they tell the noise floor, and are no seeds.
     """
     found = Collection(str(path))
-    first: dict[tuple[str, str], Cell] = {}
+    first: dict[tuple[str, str], Result] = {}
     noted = cache(_noted)
     for file in records.find(path):
         reason = noted(file.parent)
@@ -153,7 +153,7 @@ def collect(path: str | Path) -> Collection:
     return found
 
 
-def _cell(record: records.Record, file: Path) -> Cell:
+def _cell(record: records.Record, file: Path) -> Result:
     method, model, task = record["method"], record["model"], record["task"]
     config, environment, forgetting = record["config"], record["environment"], record["forgetting"]
     merge = record["merge_audit"]
@@ -164,7 +164,7 @@ def _cell(record: records.Record, file: Path) -> Cell:
     git = environment.get("git_commit") or "unknown commit"
     averaged = _averaged(record["metrics"], _table(config.get("task")).get("scores"))
     try:
-        return Cell(
+        return Result(
             file=file,
             cell=record["cell"],
             status=record["status"],
@@ -246,7 +246,7 @@ def _noted(folder: Path) -> str:
     return " ".join(said["times"].split())
 
 
-def _without_times(cell: Cell, reason: str) -> Cell:
+def _without_times(cell: Result, reason: str) -> Result:
     cost = {key: None if key in _TIMES else value for key, value in cell.cost.items()}
     train, scores = ({k: v for k, v in part.items() if k != "seconds"}
                      for part in (cell.train, cell.scores))  # fmt: skip
@@ -267,7 +267,7 @@ def _averaged(metrics: Mapping[str, Any], scores: Any) -> tuple[str, ...]:
     return tuple(firsts) if alike and len(firsts) == len(scores) else ()
 
 
-def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, Metric]:
+def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, Score]:
     metrics = {name: _metric(value) for name, value in found.items()}
     parts = [metrics[name] for name in averaged if name in metrics]
     if not parts or len(parts) < len(averaged):
@@ -275,12 +275,12 @@ def _metrics(found: Mapping[str, Any], averaged: tuple[str, ...]) -> dict[str, M
     value = sum(part.value for part in parts) / len(parts)
     chances = [part.chance for part in parts if part.chance is not None]
     chance = sum(chances) / len(chances) if len(chances) == len(parts) else None
-    average = Metric(value, sum(part.n for part in parts), True, "fraction", chance)
+    average = Score(value, sum(part.n for part in parts), True, "fraction", chance)
     return {"average": average, **metrics}
 
 
-def _metric(value: Mapping[str, Any]) -> Metric:
-    return Metric(
+def _metric(value: Mapping[str, Any]) -> Score:
+    return Score(
         value["value"], value["n"], value["higher_is_better"], value["unit"], value["chance"]
     )
 
@@ -352,7 +352,7 @@ def _same_numbers(a: Path, b: Path) -> bool:
     )
 
 
-def twice(a: Cell, b: Cell) -> UserError:
+def twice(a: Result, b: Result) -> UserError:
     """A seed that must not count as two."""
     return UserError(
         f"seed {b.seed} of one row lies there twice, with other numbers: {a.file} and {b.file}. "

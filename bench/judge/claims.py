@@ -40,7 +40,7 @@ import yaml
 
 from bench.errors import UserError
 from bench.judge import endpoints
-from bench.judge.cells import Cell
+from bench.judge.cells import Result
 from bench.judge.endpoints import Endpoint
 
 DIRECTIONS = ("better", "no_worse", "equal")
@@ -56,7 +56,7 @@ class Arm:
     settings: tuple[tuple[str, Any], ...] = ()
     value: float | None = None
 
-    def takes(self, cell: Cell) -> bool:
+    def takes(self, cell: Result) -> bool:
         return cell.method == self.method and all(
             cell.settings.get(key) == value for key, value in self.settings
         )
@@ -89,7 +89,7 @@ class Claim:
     def of_task(self, task: str) -> bool:
         return any(fnmatchcase(task, pattern) for pattern in self.tasks)
 
-    def about(self, cell: Cell) -> bool:
+    def about(self, cell: Result) -> bool:
         """Whether the cell's task and setting are what the claim is about."""
         return self.of_task(cell.task) and all(
             _value(cell, key) in (*allowed, _ANY) for key, allowed in self.setting
@@ -103,7 +103,7 @@ class Claim:
 _ANY = object()  # FFT has no rank and fits any
 
 
-def _value(cell: Cell, key: str) -> Any:
+def _value(cell: Result, key: str) -> Any:
     if key == "rank":
         return _ANY if cell.rank is None else cell.rank
     if key in ("model", "scale", "device", "precision"):

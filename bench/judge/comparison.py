@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bench.judge import guards, paper_effects
-from bench.judge.cells import Cell
+from bench.judge.cells import Result
 from bench.judge.claims import Claim
 from bench.judge.intervals import (
     LEVEL,
@@ -341,7 +341,7 @@ class Comparison:
         )
 
     def _commands(self, more: int) -> tuple[str, ...]:
-        cells: list[Sequence[Cell]] = [
+        cells: list[Sequence[Result]] = [
             [*self.choice(arm).cells.values()] if self.protocol != ALL_RATES else arm.cells
             for arm in self.arms
         ]

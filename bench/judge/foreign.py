@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from bench.errors import UserError
-from bench.judge.cells import Cell, Collection, Metric
+from bench.judge.cells import Collection, Result, Score
 
 NEEDED = ("method", "rank", "learning_rate", "seed", "metric", "value")
 OPTIONAL = ("example", "steps", "setting", "budget", "unit", "better")
@@ -169,7 +169,7 @@ def _agree(known: _Known, name: str, value: float | None) -> None:
     setattr(known, name, int(value))
 
 
-def _cell(path: Path, key: Key, known: _Known) -> Cell:
+def _cell(path: Path, key: Key, known: _Known) -> Result:
     method, rank, rate, seed, setting = key
     metrics = {}
     for name in [*known.values, *known.examples]:
@@ -177,7 +177,7 @@ def _cell(path: Path, key: Key, known: _Known) -> Cell:
         if not all(map(math.isfinite, numbers)) and name in known.examples:
             continue
         higher = known.better.get(name, not any(word in name for word in _LOWER))
-        metrics[name] = Metric(float(np.mean(numbers)), len(numbers), higher,
+        metrics[name] = Score(float(np.mean(numbers)), len(numbers), higher,
                                known.units.get(name, ""), None)  # fmt: skip
     settings = {} if known.steps is None else {"trainer.max_steps": known.steps}
     task = setting or path.stem
@@ -187,7 +187,7 @@ def _cell(path: Path, key: Key, known: _Known) -> Cell:
     )  # fmt: skip
 
 
-def bare(file: Path, identity: object, **known: Any) -> Cell:
+def bare(file: Path, identity: object, **known: Any) -> Result:
     """A cell with what is known of it, and nothing else."""
     usual: dict[str, Any] = {
         "file": file,
@@ -205,7 +205,7 @@ def bare(file: Path, identity: object, **known: Any) -> Cell:
         "train": {}, "scores": {}, "merge_error": None, "spectrum": None,
         "device": "as given", "precision": "as given", "threads": None, "git": "not ours",
     }  # fmt: skip
-    return Cell(**usual | known)
+    return Result(**usual | known)
 
 
 # ---------------------------------------------------------------------------- peft's comparison
@@ -243,7 +243,7 @@ def peft(folder: Path) -> Collection:
     return found
 
 
-def _of_peft(file: Path, stored: Mapping[str, Any]) -> Iterator[Cell]:
+def _of_peft(file: Path, stored: Mapping[str, Any]) -> Iterator[Result]:
     run, train = stored["run_info"], stored["train_info"]
     config, adapter = run["train_config"], run["peft_config"] or {}
     method, variant = run["experiment_name"].split("/", 1)
@@ -251,10 +251,10 @@ def _of_peft(file: Path, stored: Mapping[str, Any]) -> Iterator[Cell]:
     last = points[-1] if points else {}
     metrics = {}
     if "test accuracy" in last:
-        metrics["accuracy"] = Metric(last["test accuracy"], 1319, True, "fraction", None)
+        metrics["accuracy"] = Score(last["test accuracy"], 1319, True, "fraction", None)
     forgotten = next((k for k in last if k.startswith("forgetting")), None)
     if forgotten is not None and isinstance(last[forgotten], (int, float)):
-        metrics["forgetting_nats"] = Metric(last[forgotten], 1, False, "nats", None)
+        metrics["forgetting_nats"] = Score(last[forgotten], 1, False, "nats", None)
     along = [p for p in points if "valid accuracy" in p]
     seconds = float(train["train_time"])
     tokens = last.get("train total tokens")

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from bench.judge import foreign
-from bench.judge.cells import Cell, Collection, flatten
+from bench.judge.cells import Collection, Result, flatten
 from bench.judge.claims import Claim
 from bench.judge.comparison import FEWEST_SEEDS
 from bench.judge.intervals import LEVEL, POWER
@@ -73,7 +73,7 @@ def foresee(
     return said
 
 
-def _planned(number: int, config: Mapping[str, Any]) -> Cell:
+def _planned(number: int, config: Mapping[str, Any]) -> Result:
     method, task, model = (config.get(part) or {} for part in ("method", "task", "model"))
     settings_ = flatten(method) | {
         f"trainer.{key}": value for key, value in flatten(config.get("trainer") or {}).items()

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.judge.cells import Cell
+from bench.judge.cells import Result
 from bench.judge.claims import Claim
 from bench.judge.endpoints import FLOOR, FLOOR_OF_LOSSES
 from bench.judge.measures import Measuring, Pair
@@ -104,7 +104,7 @@ def _floor(measuring: Measuring, pairs: Sequence[Pair]) -> Guard | None:
     return Guard("floor", f"no arm came {floor:.0%} of the way in {words} (at best {most:.1%})")
 
 
-def share_learned(cell: Cell, metric: str) -> float | None:
+def share_learned(cell: Result, metric: str) -> float | None:
     """How far the cell came from what it knew before to perfect; None where that isn't known.
 
     Before: the untouched model's score, else chance, else the first step's loss. Perfect: 1 of a
@@ -126,7 +126,7 @@ def share_learned(cell: Cell, metric: str) -> float | None:
     return 1 - found.value / start if start else None
 
 
-def _perfect(cell: Cell, unit: str) -> float | None:
+def _perfect(cell: Result, unit: str) -> float | None:
     if unit == "fraction":
         return 1.0
     facts, values = (cell.task_settings.get(key) for key in ("facts", "values"))
@@ -135,12 +135,12 @@ def _perfect(cell: Cell, unit: str) -> float | None:
     return None
 
 
-def _first_loss(cell: Cell) -> float | None:
+def _first_loss(cell: Result) -> float | None:
     losses = cell.train.get("loss")
     return None if losses is None or not len(losses) else float(losses[0])
 
 
-def _ceiling(measuring: Measuring, cells: Sequence[Cell]) -> Guard | None:
+def _ceiling(measuring: Measuring, cells: Sequence[Result]) -> Guard | None:
     if measuring.unit != "fraction" or not measuring.higher_is_better or not cells:
         return None
     values = [measuring.value(cell) for cell in cells]

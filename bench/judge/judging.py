@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from bench.judge import trends
-from bench.judge.cells import Cell, Collection
+from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.comparison import ALL_RATES, Comparison
 from bench.judge.measures import Measuring
@@ -93,7 +93,7 @@ def _exploratory(comparisons: Sequence[Comparison]) -> Iterator[Judgement]:
         yield made
 
 
-def _no_cells(claim: Claim, cells: Sequence[Cell]) -> str:
+def _no_cells(claim: Claim, cells: Sequence[Result]) -> str:
     arms = [arm for arm in (claim.a, claim.b) if arm.value is None]
     here = [cell for cell in cells if claim.about(cell)]
     missing = [arm.words for arm in arms if not any(arm.takes(cell) for cell in here)]

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench import records
 from bench.judge import along
-from bench.judge.cells import Array, Cell
+from bench.judge.cells import Array, Result
 from bench.judge.claims import Claim
 from bench.judge.rates import Candidate
 from bench.judge.rows import Section
@@ -27,7 +27,7 @@ class Pair:
     seed: int
     a: float
     b: float
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[Result, ...] = ()
     censored: tuple[bool, bool] = (False, False)  # a bound of what it would have been
 
 
@@ -38,7 +38,7 @@ class Measuring:
     claim: Claim
     section: Section
     metric: str | None
-    cells: Sequence[Cell] = ()  # all of the setting: what diverged counts as the worst of them
+    cells: Sequence[Result] = ()  # all of the setting: what diverged counts as the worst of them
     _read: dict[Path, Examples | None] = field(default_factory=dict)
     _numbers: dict[tuple[Path, str, float | None], tuple[float | None, bool]] = field(
         default_factory=dict
@@ -70,7 +70,7 @@ class Measuring:
 
     # ------------------------------------------------------------------ one cell
 
-    def value(self, cell: Cell, judged: float | None = None) -> float | None:
+    def value(self, cell: Result, judged: float | None = None) -> float | None:
         """The endpoint of one cell that ran to its end; None where the record does not have it.
 
         judged: another target than the one that is judged.
@@ -101,7 +101,7 @@ class Measuring:
                 return cell.merge_error
         return None
 
-    def number(self, cell: Cell, judged: float | None = None) -> tuple[float | None, bool]:
+    def number(self, cell: Result, judged: float | None = None) -> tuple[float | None, bool]:
         """What the cell counts as, and whether that is a bound; logs where the claim is a ratio.
 
         Who diverged is censored where steps are counted, and the worst of all where they aren't.
@@ -111,7 +111,7 @@ class Measuring:
             self._numbers[key] = self._number(cell, judged)
         return self._numbers[key]
 
-    def _number(self, cell: Cell, judged: float | None) -> tuple[float | None, bool]:
+    def _number(self, cell: Result, judged: float | None) -> tuple[float | None, bool]:
         censored = False
         if cell.status == "diverged":
             value, censored = self._of_diverged(cell)
@@ -124,7 +124,7 @@ class Measuring:
             return value, censored
         return (math.log(value) if value > 0 else math.nan), censored
 
-    def _of_diverged(self, cell: Cell) -> tuple[float | None, bool]:
+    def _of_diverged(self, cell: Result) -> tuple[float | None, bool]:
         if self.claim.endpoint.kind == "to_target":
             return along.last(cell, self.claim.endpoint), True
         return (self.worst if self.claim.endpoint.of.learning else None), False
@@ -142,19 +142,19 @@ class Measuring:
             known = [v for v in known if v > 0]
         return min(known, key=lambda v: self.sign * v, default=None)
 
-    def learned(self, cell: Cell) -> float | None:
+    def learned(self, cell: Result) -> float | None:
         """How good a learning rate is: the claim's own endpoint if it is one of learning."""
         if self.claim.endpoint.of.learning and self.claim.endpoint.kind != "good_range":
             value = self.number(cell)[0]
             return None if value is None or math.isnan(value) else self.sign * value
         return self.learned_end(cell)
 
-    def learned_end(self, cell: Cell) -> float | None:
+    def learned_end(self, cell: Result) -> float | None:
         """The main metric at the end; more is better."""
         found = cell.metrics.get(self.learned_metric)
         return None if found is None else found.value * (1 if found.higher_is_better else -1)
 
-    def learned_along(self, cell: Cell) -> float | None:
+    def learned_along(self, cell: Result) -> float | None:
         """The same, mean over the scored steps."""
         found = cell.metrics.get(self.learned_metric)
         values = cell.scores.get(f"metrics.{self.learned_metric}", np.empty(0))
@@ -179,7 +179,7 @@ class Measuring:
 
     # ------------------------------------------------------------------ two arms
 
-    def pair(self, seed: int, a: Cell, b: Cell, judged: float | None = None) -> Pair | None:
+    def pair(self, seed: int, a: Result, b: Result, judged: float | None = None) -> Pair | None:
         """Both cells of a seed; None where one of them was not measured."""
         if self.claim.endpoint.kind == "curve" and a.ok and b.ok:
             steps = np.intersect1d(
@@ -219,7 +219,7 @@ class Measuring:
             for seed in sorted(found[0].keys() & found[1].keys())
         ]  # fmt: skip
 
-    def _start(self, cell: Cell) -> float:
+    def _start(self, cell: Result) -> float:
         """What was known before: from there the share of the best counts."""
         before, found = cell.before.get(self.learned_metric), cell.metrics[self.learned_metric]
         value = before.value if before is not None else (found.chance or 0.0)
@@ -243,10 +243,10 @@ class Measuring:
             pairs.append(Pair(seed, forgotten[0], forgotten[1], cells))
         return pairs
 
-    def _points(self, candidate: Candidate) -> dict[int, list[tuple[float, float, Cell | None]]]:
+    def _points(self, candidate: Candidate) -> dict[int, list[tuple[float, float, Result | None]]]:
         """For each seed (learned, forgotten, cell), the untouched model first where known."""
         metric = self.learned_metric
-        points: dict[int, list[tuple[float, float, Cell | None]]] = {}
+        points: dict[int, list[tuple[float, float, Result | None]]] = {}
         for cell in candidate.cells:
             learned = self.learned(cell)
             if not cell.ok or cell.forgetting is None or learned is None:
@@ -258,7 +258,7 @@ class Measuring:
             known.append((learned, cell.forgetting, cell))
         return points
 
-    def _curve(self, cell: Cell, steps: Array) -> float | None:
+    def _curve(self, cell: Result, steps: Array) -> float | None:
         values = cell.scores.get(f"metrics.{self.metric}")
         if values is None or not len(steps):
             return None
@@ -288,7 +288,7 @@ class Measuring:
         shared = names[0] is not None and all(other == names[0] for other in names)
         return found, shared
 
-    def _examples_of(self, cell: Cell) -> Examples | None:
+    def _examples_of(self, cell: Result) -> Examples | None:
         """Read from the record when first asked for: most cells are never judged."""
         if by_name := cell.examples.get(self.metric or ""):
             names = sorted(by_name)
@@ -303,7 +303,7 @@ class Measuring:
                     self._read[cell.file] = (np.array(values, dtype=np.float64), names)
         return self._read[cell.file]
 
-    def noise(self, groups: Iterable[Sequence[Cell]]) -> Noise | None:
+    def noise(self, groups: Iterable[Sequence[Result]]) -> Noise | None:
         """From cells that are one but for a change that means nothing; None where none was run."""
         if self.claim.b.value is not None:
             return None

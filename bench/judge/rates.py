@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench.judge import paper
-from bench.judge.cells import Cell
+from bench.judge.cells import Result
 from bench.judge.intervals import best_of
 from bench.judge.rows import Row, count
 from bench.records.words import format_rate
@@ -32,8 +32,8 @@ AS_RUN = "as run"
 DRAWS = 2_000  # of the choice, to tell how often another rate would have been chosen
 
 Point = tuple[float | None, Any]  # learning rate, level of what the claim is `over`
-ByPoint = dict[Point, list[Cell]]
-Goodness = Callable[[Cell], float | None]  # more is better; None where it was not measured
+ByPoint = dict[Point, list[Result]]
+Goodness = Callable[[Result], float | None]  # more is better; None where it was not measured
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Candidate:
         return self.row.name_and_rank
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Result]:
         """The reported ones."""
         return [cell for group in self.reported.values() for cell in group]
 
@@ -57,7 +57,7 @@ class Candidate:
     def seeds(self) -> set[int]:
         return {cell.seed for cell in self.cells}
 
-    def of_seed(self, seed: int) -> tuple[Cell, ...]:
+    def of_seed(self, seed: int) -> tuple[Result, ...]:
         return tuple(cell for cell in self.cells if cell.seed == seed)
 
     def among(self, keep: Callable[[int], bool]) -> Candidate:
@@ -94,7 +94,7 @@ class Search:
 class Choice:
     """The judged cell of each seed, or the problem why there is none."""
 
-    cells: Mapping[int, Cell] = field(default_factory=dict)
+    cells: Mapping[int, Result] = field(default_factory=dict)
     point: Point = (None, None)  # the usual one
     problem: str = ""
     flags: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.judge.cells import Array, Cell, Metric, twice
+from bench.judge.cells import Array, Result, Score, twice
 from bench.records import identity
 from bench.records.words import format_rate
 
@@ -31,11 +31,11 @@ class Row:
     rank: int | None
     learning_rate: float | None
     settings: dict[str, Any]
-    cells: list[Cell]
+    cells: list[Result]
     variant: str = ""  # what sets it apart from rows of the same method, rank aside
 
     @cached_property
-    def ok(self) -> list[Cell]:
+    def ok(self) -> list[Result]:
         return [cell for cell in self.cells if cell.ok]
 
     @property
@@ -102,13 +102,13 @@ class Section:
         return words
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Result]:
         return [cell for row in self.rows for cell in row.cells]
 
     @cached_property
-    def metrics(self) -> dict[str, Metric]:
+    def metrics(self) -> dict[str, Score]:
         """One example of each final metric; the order is the records' own."""
-        found: dict[str, Metric] = {}
+        found: dict[str, Score] = {}
         for cell in self.cells:
             for name, metric in cell.metrics.items():
                 found.setdefault(name, metric)
@@ -144,9 +144,9 @@ class Section:
 # ---------------------------------------------------------------------------- grouping
 
 
-def group(cells: Iterable[Cell]) -> list[Section]:
+def group(cells: Iterable[Result]) -> list[Section]:
     """Sections, reported ones first, each with its rows in the paper's order."""
-    sections: dict[str, dict[str, list[Cell]]] = {}
+    sections: dict[str, dict[str, list[Result]]] = {}
     for cell in cells:
         rows = sections.setdefault(section_key(cell), {})
         rows.setdefault(row_key(cell), []).append(cell)
@@ -154,7 +154,7 @@ def group(cells: Iterable[Cell]) -> list[Section]:
     return sorted(made, key=lambda s: (s.split != "reported", s.task, s.model, s.scale, s.key))
 
 
-def section_key(cell: Cell, *, split: bool = True, over: str | None = None) -> str:
+def section_key(cell: Result, *, split: bool = True, over: str | None = None) -> str:
     """Equal for cells that may be compared. split=False: validation cells count as reported.
 
     over: a key of the task in which they may differ.
@@ -167,7 +167,7 @@ def section_key(cell: Cell, *, split: bool = True, over: str | None = None) -> s
     return json.dumps(parts, sort_keys=True)
 
 
-def row_key(cell: Cell) -> str:
+def row_key(cell: Result) -> str:
     """Equal for cells that differ in the seed alone, by the definition that names cells.
 
     A perturbed cell has the key of the cell that it repeats.
@@ -177,7 +177,7 @@ def row_key(cell: Cell) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def _section(key: str, groups: list[list[Cell]]) -> Section:
+def _section(key: str, groups: list[list[Result]]) -> Section:
     rows = [
         Row(c[0].method, c[0].label, c[0].rank, c[0].learning_rate, c[0].settings, _by_seed(c))
         for c in groups
@@ -193,7 +193,7 @@ def _section(key: str, groups: list[list[Cell]]) -> Section:
     )  # fmt: skip
 
 
-def _by_seed(cells: list[Cell]) -> list[Cell]:
+def _by_seed(cells: list[Result]) -> list[Result]:
     """Raises UserError where a seed is there twice: it must not count as two."""
     ordered = sorted(cells, key=lambda cell: (cell.seed, cell.cell))
     for a, b in pairwise(ordered):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.judge import paper
-from bench.judge.cells import Cell, Collection
+from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate, Goodness
@@ -24,10 +24,10 @@ class Setting:
 
     section: Section
     candidates: list[Candidate]
-    twins: list[list[Cell]] = field(default_factory=list)  # one but for a meaningless change
+    twins: list[list[Result]] = field(default_factory=list)  # one but for a meaningless change
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[Result]:
         return [cell for candidate in self.candidates for cell in candidate.cells]
 
 
@@ -63,18 +63,18 @@ def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate
 _GROWS = ("trainer.max_steps", "trainer.warmup_steps")  # with the size of what is learned
 
 
-def _twins(found: Collection, over: str | None) -> dict[str, list[list[Cell]]]:
+def _twins(found: Collection, over: str | None) -> dict[str, list[list[Result]]]:
     """Perturbed cells with the cell that they are twins of, and cells run twice, by setting."""
     if not found.perturbed and not found.repeats:
         return {}
-    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    groups: dict[tuple[str, str, int], list[Result]] = {}
     originals = {(section_key(c, split=False), row_key(c), c.seed): c for c in found.cells}
     for cell in found.perturbed:
         key = (section_key(cell, split=False), row_key(cell), cell.seed)
         known = [originals[key]] if key in originals else []
         groups.setdefault(key, known).append(cell)
     several = [*groups.values(), *([a, b] for a, b in found.repeats)]
-    made: dict[str, list[list[Cell]]] = {}
+    made: dict[str, list[list[Result]]] = {}
     for cells in several:
         made.setdefault(section_key(cells[0], split=False, over=over), []).append(cells)
     return made
@@ -136,7 +136,7 @@ def spread(candidate: Candidate, good: Goodness) -> float | None:
     return (squares / freedom) ** 0.5 if freedom else None
 
 
-def later(cells: Sequence[Cell]) -> str:
+def later(cells: Sequence[Result]) -> str:
     """Says which seeds came when others were there already, at another commit; else empty."""
     dated = [cell for cell in cells if cell.started and cell.finished]
     if not dated:
@@ -154,7 +154,7 @@ def later(cells: Sequence[Cell]) -> str:
     )
 
 
-def commands(arms: Sequence[Sequence[Cell]], more: int) -> tuple[str, ...]:
+def commands(arms: Sequence[Sequence[Result]], more: int) -> tuple[str, ...]:
     """For each arm the command that adds so many seeds, after the highest there is."""
     cells = [cell for arm in arms for cell in arm]
     if more < 1 or not cells:

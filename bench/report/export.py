@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench import records
-from bench.judge.cells import Cell, Collection
+from bench.judge.cells import Collection, Result
 from bench.judge.foreign import NEEDED
 
 
@@ -38,7 +38,7 @@ def write(found: Collection, folder: Path) -> list[Path]:
     return made[:1] if len(made) > 20 else made
 
 
-def as_table(cells: Sequence[Cell]) -> str:
+def as_table(cells: Sequence[Result]) -> str:
     """Cells that ran to their end; the setting is task, model and scale."""
     out = io.StringIO()
     columns = [*NEEDED, "steps", "setting", "budget", "unit", "better"]
@@ -64,13 +64,13 @@ def as_table(cells: Sequence[Cell]) -> str:
     return out.getvalue()
 
 
-def _method(cell: Cell) -> str:
+def _method(cell: Result) -> str:
     """With the operator: in a table the method is all that tells arms of one rank apart."""
     operator = cell.settings.get("operator")
     return f"{cell.method}_{operator}" if operator else cell.method
 
 
-def as_peft(cell: Cell) -> dict[str, Any]:
+def as_peft(cell: Result) -> dict[str, Any]:
     """One experiment; what we don't measure is null."""
     rank = "" if cell.rank is None else f"-rank{cell.rank}"
     rate = "" if cell.learning_rate is None else f"-lr{cell.learning_rate:g}"
@@ -127,12 +127,12 @@ def as_peft(cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _total(cell: Cell) -> float | None:
+def _total(cell: Result) -> float | None:
     parts = [cell.cost[f"{part}_seconds"] for part in ("setup", "training", "scoring")]
     return None if all(part is None for part in parts) else sum(part or 0.0 for part in parts)
 
 
-def _points(cell: Cell) -> list[dict[str, Any]]:
+def _points(cell: Result) -> list[dict[str, Any]]:
     """Twenty points of the loss along the run."""
     steps, losses = cell.train.get("step"), cell.train.get("loss")
     if steps is None or losses is None or not len(steps):

@@ -26,9 +26,9 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
 from bench.judge import paper
-from bench.judge.cells import Array, Cell, Metric
+from bench.judge.cells import Array, Result, Score
 from bench.judge.rows import Row, Section
-from bench.report.tables import format_number, unit_label
+from bench.report.numbers import format_number, unit_label
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 ROWS_DRAWN = 24  # more rows than these are no figure any more
@@ -159,7 +159,7 @@ def curve(row: Row, part: str, x: str, y: str) -> Curve | None:
     return Curve(xs.mean(0), ys.mean(0), ys.min(0), ys.max(0), broke_off=not row.ok)
 
 
-def _points(cell: Cell, part: str, x: str, y: str) -> tuple[Array, Array, Array]:
+def _points(cell: Result, part: str, x: str, y: str) -> tuple[Array, Array, Array]:
     """Steps, x and y where both are measured, by step."""
     arrays = cell.train if part == "train" else cell.scores
     if not all(key in arrays for key in ("step", x, y)):
@@ -311,7 +311,7 @@ def score_figure(section: Section, metric: str | None) -> Figure | None:
     rows = [row for row in rows if curve(row, "scores", "step", f"metrics.{metric}") is not None]
     if not rows:
         return None
-    example: Metric = section.metrics[metric]
+    example: Score = section.metrics[metric]
     scale = 100.0 if example.unit == "fraction" else 1.0
     with plt.style.context(STYLE):
         styles = looks(rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import records
 from bench.errors import UserError
-from bench.judge.cells import Cell, flatten
+from bench.judge.cells import Result, flatten
 from bench.judge.rows import Row, Section, count
 from bench.records.words import format_rate
 from bench.report.markup import escaped as _e
@@ -32,7 +32,7 @@ def section(sections: Sequence[Section]) -> str:
     return "\n".join(parts)
 
 
-def _configuration(part: Section, row: Row, cell: Cell, base: dict[str, Any]) -> str:
+def _configuration(part: Section, row: Row, cell: Result, base: dict[str, Any]) -> str:
     """The whole one of a section's first row; of the others what differs from it."""
     if cell.file.suffix != ".json":
         return ""
@@ -54,7 +54,7 @@ def _apart(config: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in config.items() if base.get(key) != value}
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Result) -> str:
     rank = "" if cell.rank is None else f" r={cell.rank}"
     rate = "" if cell.learning_rate is None else f", lr {format_rate(cell.learning_rate)}"
     name = f"{cell.label}{rank}{rate}, seed {cell.seed}: {cell.status}"
@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _metrics(cell: Cell) -> dict[str, Any]:
+def _metrics(cell: Result) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, metric in cell.metrics.items():
         facts[f"{name} ({metric.unit}, n={metric.n})"] = metric.value
@@ -102,7 +102,7 @@ def _metrics(cell: Cell) -> dict[str, Any]:
     return facts
 
 
-def _provenance(cell: Cell) -> dict[str, Any]:
+def _provenance(cell: Result) -> dict[str, Any]:
     return {
         "experiment": cell.experiment or None,
         "command": cell.command or None,

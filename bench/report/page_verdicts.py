@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.judge.cells import Array, Cell
+from bench.judge.cells import Array, Result
 from bench.judge.rows import Section, count
 from bench.judge.verdicts import VERDICTS, Judgement
 from bench.report import Report, verdict_sheet, wording
@@ -112,7 +112,7 @@ def _behind(judgement: Judgement) -> str:
 
 def _curves(judgement: Judgement) -> str:
     """The mean training loss of each arm's judged cells."""
-    arms: list[list[Cell]] = [[], []]
+    arms: list[list[Result]] = [[], []]
     for pair in judgement.pairs:
         if len(pair.cells) == 2:
             for arm, cell in zip(arms, pair.cells, strict=True):
@@ -125,7 +125,7 @@ def _curves(judgement: Judgement) -> str:
     return lines(curves, "training loss") if curves else ""
 
 
-def _mean(cells: Sequence[Cell]) -> tuple[Array, Array] | None:
+def _mean(cells: Sequence[Result]) -> tuple[Array, Array] | None:
     known = [c.train for c in cells if "loss" in c.train and len(c.train["step"]) > 1]
     if not known:
         return None

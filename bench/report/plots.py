@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter
 from bench.judge.rows import Row, Section
 from bench.records.words import format_rate
 from bench.report.figures import STYLE, Look, drawable, entries, frame, literal, looks, named
-from bench.report.tables import scaled, unit_label
+from bench.report.numbers import scaled, unit_label
 
 THRESHOLD = 0.1  # the paper's Fig. 5 counts singular values above it
 

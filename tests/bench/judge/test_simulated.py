@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.judge import foreign
-from bench.judge.cells import Cell, Metric
+from bench.judge.cells import Result, Score
 from bench.judge.claims import Arm, Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.intervals import estimate, paired, pool, with_choice
@@ -80,8 +80,8 @@ def test_the_choice_is_the_one_that_is_simulated() -> None:
     assert found == pytest.approx(list(tuned(values)))
 
 
-def cell(rate: int, seed: int, value: float) -> Cell:
-    metric = Metric(value, 1, True, "", None)
+def cell(rate: int, seed: int, value: float) -> Result:
+    metric = Score(value, 1, True, "", None)
     return foreign.bare(Path("simulated"), (rate, seed), method="mora", rank=8, seed=seed,
                         learning_rate=1e-3 * 2**rate, settings={}, task="task",
                         metrics={"m": metric})  # fmt: skip
