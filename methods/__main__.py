@@ -26,6 +26,7 @@ NOTES = [
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print what each method trains on a layer. Returns 0, or 2 where the rank is refused."""
     arguments = parser().parse_args(argv)
     try:
         rows, notes = table(arguments.d_in, arguments.d_out, arguments.rank)
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line: inputs and outputs of the layer, and LoRA's rank."""
     result = argparse.ArgumentParser(
         prog="python -m methods",
         description="Print what each method trains on a linear layer, before anything is built.",

@@ -39,12 +39,14 @@ class Subject:
     tolerance: float = 1e-5
 
     def attached(self) -> tuple[Method, nn.Module]:
+        """A new method attached to a new model, always with the same random start."""
         method, model = self.make_method(), self.make_model()
         torch.manual_seed(1)
         method.attach(model)
         return method, model
 
     def outputs(self, model: nn.Module, *, training: bool = False) -> Outputs:
+        """``run``'s outputs, detached. training: in training mode and with gradients enabled."""
         model.train(training)
         with torch.set_grad_enabled(training):
             return {name: y.detach() for name, y in self.run(model).items()}
@@ -74,6 +76,7 @@ class Subject:
     def train(
         self, method: Method, model: nn.Module, steps: range, optimizer: torch.optim.Optimizer
     ) -> None:
+        """Optimiser steps with these numbers (from 1) on ``loss``, each followed by after_step."""
         model.train()
         for step in steps:
             self.loss(model).backward()
@@ -82,6 +85,7 @@ class Subject:
             method.after_step(model, optimizer, step)
 
     def trained(self, steps: int = 3) -> tuple[Method, nn.Module]:
+        """A new method and its model after ``steps`` steps of AdamW."""
         method, model = self.attached()
         self.train(method, model, range(1, steps + 1), optimizer_of(method, model))
         return method, model
@@ -117,6 +121,7 @@ def run_llama(model: nn.Module) -> Outputs:
 
 
 def optimizer_of(method: Method, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW on the method's parameter groups, without weight decay."""
     return torch.optim.AdamW(method.parameter_groups(model), weight_decay=0.0)
 
 

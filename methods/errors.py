@@ -1,4 +1,4 @@
-"""The one exception of this package: a mistake in a method's settings, told to a person."""
+"""The one exception of this package: a mistake in a method's settings, worded for users."""
 
 
 class MethodError(ValueError):

@@ -33,6 +33,7 @@ class Groups:
 
     @property
     def padding(self) -> int:
+        """Coordinates that the last stride is short of ``side``; 0 where contiguous."""
         return -self.size % self.side if self.layout == "strided" else 0
 
     @property
@@ -68,6 +69,7 @@ class Groups:
         return y.index_select(-1, self.index(y.device))
 
     def used(self) -> int:
+        """The rank of ``gather`` as a (side, size) matrix: a bound on the rank of delta W."""
         return min(self.side, self.size)
 
 

@@ -110,6 +110,7 @@ class AdapterLinear(nn.Module):
 
     @property
     def adapter_parameters(self) -> tuple[nn.Parameter, ...]:
+        """The method's parameters, frozen ones included, in the order that ``delta`` takes them."""
         return tuple(getattr(self, name) for name in self.names)
 
     @property
@@ -118,6 +119,11 @@ class AdapterLinear(nn.Module):
         return tuple(getattr(self, name) for name in self.names + self.constants)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., d_out), in autocast's dtype where it is on, else the base weight's.
+
+        Evaluation without gradients multiplies by W + delta W, formed once and kept, unless
+        compute is plain.
+        """
         weight, bias, tensors = self.base.weight, self.bias, self.tensors
         x = x.to(compute_dtype(x, weight))
         if bias is not None:

@@ -42,6 +42,7 @@ class LoRA(AdapterMethod):
 
     @property
     def scale(self) -> float:
+        """The factor of B A: alpha / rank, or alpha / sqrt(rank) with rslora (arXiv 2312.03732)."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def settings(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class LoRA(AdapterMethod):
         return nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
 
     def delta(self) -> Delta:
+        """How A and B of a layer make delta W; the same object fits every layer."""
         return LowRank(self.scale)
 
     def peft_fields(self) -> dict[str, Any]:

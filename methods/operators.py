@@ -146,10 +146,12 @@ class Sharing(Operator):
 
     @property
     def inputs(self) -> Groups:
+        """How the d_in inputs are shared out over ``side`` groups (g in Eq. 6-7)."""
         return Groups(self.d_in, self.side, self.input_groups, wrap=self.compat == "published")
 
     @property
     def outputs(self) -> Groups:
+        """How the d_out outputs are shared out over ``side`` groups (g' in Eq. 6-7)."""
         return Groups(self.d_out, self.side, self.output_groups)
 
     def compress(self, x: Tensor) -> Tensor:
@@ -202,10 +204,12 @@ class Decoupling(Operator):
 
     @property
     def n_in(self) -> int:
+        """Chunks of ``side`` that the inputs fill, the last maybe in part: ceil(d_in / side)."""
         return -(-self.d_in // self.side)
 
     @property
     def n_out(self) -> int:
+        """Chunks of ``side`` that the outputs fill: ceil(d_out / side)."""
         return -(-self.d_out // self.side)
 
     @property

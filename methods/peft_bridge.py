@@ -247,6 +247,7 @@ class _Attached:
 
 
 def tuner_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of each layer that a tuner of peft has replaced."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in model.named_modules():

@@ -71,7 +71,7 @@ def gsm8k_response(answer: str) -> str:
 def same_answer(given: str | None, wanted: str) -> bool:
     """Whether an answer is the wanted one: as a number where that is one, else letter by letter.
 
-    Case, blanks and dollar signs around it are of no matter.
+    Case, blanks and dollar signs around it do not count.
 
     >>> same_answer("1,024.0 apples", "1024"), same_answer("$x+1$", "x+1"), same_answer(None, "1")
     (True, True, False)

@@ -1,7 +1,7 @@
 """Continual pretraining on a domain's text: biomedicine and finance (the paper's section 5.2).
 
 Documents packed to 2,048 tokens, the loss on every token. The paper makes its texts into reading
-comprehension, as AdaptLLM does (arXiv 2309.09530); the name of a task says where ours are raw.
+comprehension, as AdaptLLM does (arXiv 2309.09530); the label of a task on raw text says so.
 Biomedicine (Table 6): PubMed abstracts, then PubMedQA, USMLE, BioMMLU and RCT. Finance (Table 7):
 news, then AdaptLLM's five tasks.
 """
@@ -36,8 +36,8 @@ class ContinualTask(Task):
     packing there (None: the whole corpus); mask: see tasks.packing.
     preprocess: `reading_comprehension` (tasks.reading) or `none`, raw text.
     instructions: sets of tasks.sets that are mixed in; instruction_ratio: of their rows a document.
-    scores: benchmarks of tasks.scores, whose mean is the task's average; beside: more of them that
-    don't count in it; limit: questions of each (None: all).
+    scores: benchmarks of tasks.scores, whose mean is the task's average; beside: others that are
+    scored but do not count in it; limit: questions of each (None: all).
     held_out_texts: documents whose perplexity is scored, where the corpus holds some out.
     """
 

@@ -200,7 +200,7 @@ def card(
         "columns": list(data.column_names),
         "rows": len(data),
         "fingerprint": data._fingerprint if path is None else file_fingerprint(path),
-        # The folder's own name: where the data lie on a machine is nobody's business.
+        # The folder's own name alone: records do not show where a machine keeps its data.
         "path": None if path is None else f"{path.parent.name}/{path.name}",
         "notes": source.notes,
     }

@@ -80,6 +80,7 @@ class DocsTask(Task):
         return corpus
 
     def texts(self, *, held_out: bool) -> list[str]:
+        """Texts of the held-out documents, or of those to train on. Raises TaskError."""
         return [d.text for d in self.corpus if d.held_out == held_out]
 
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:

@@ -46,10 +46,12 @@ class Document:
 
     @property
     def held_out(self) -> bool:
+        """Whether the document's module is kept out of training."""
         return is_held_out(self.module)
 
     @property
     def short_name(self) -> str:
+        """The object's own name, without its module: norm."""
         return self.name.rpartition(".")[2]
 
 
@@ -64,6 +66,7 @@ class Cloze:
 
 
 def package_version(package: str) -> str:
+    """An installed package's name and version, for the data card."""
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:

@@ -24,6 +24,7 @@ class Cuts:
     dropped: int = 0  # nothing to learn was left
 
     def note(self, length: int) -> str:
+        """A sentence for the data card; length: the maximum, in tokens."""
         return (
             f"{self.rows} examples kept, {self.cut} of them cut to {length} tokens; "
             f"{self.dropped} dropped, whose cut left nothing to learn"

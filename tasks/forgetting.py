@@ -74,9 +74,11 @@ class Forgetting:
                 yield replace(lack, message=message)
 
     def scorers(self) -> list[Scorer]:
+        """One scorer a part."""
         return [self._scorer(name) for name in self._parts()]
 
     def data_card(self) -> list[dict[str, Any]]:
+        """One entry a set, with the keys of Task.data_card."""
         return [entry for name in self._parts() for entry in self._cards(name)]
 
     def _parts(self) -> list[str]:
@@ -89,7 +91,7 @@ class Forgetting:
         return self._resolved
 
     def _at_hand(self, source: Source, split: str) -> bool:
-        """Whether a set is there, be it broken: a broken file is not to be passed over."""
+        """Whether a set is there. A broken file counts, so that loading it raises an error."""
         path = source.path(split, self.data_dir)
         return path is not None or lacks(source, split, self.data_dir) is None
 

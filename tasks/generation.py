@@ -77,7 +77,7 @@ def _continue(
     device = device_of(model)
     longest = max(map(len, prompts))
     padding = [longest - len(p) for p in prompts]
-    # Which token pads is of no matter: the mask hides it and positions count from the text.
+    # Any token can pad: the mask hides it and positions count from the text.
     ids = torch.tensor([[0] * n + list(p) for n, p in zip(padding, prompts, strict=True)])
     mask = torch.tensor([[0] * n + [1] * len(p) for n, p in zip(padding, prompts, strict=True)])
     ids, mask = ids.to(device), mask.to(device)

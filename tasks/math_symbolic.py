@@ -98,6 +98,7 @@ def _verifier(generator: str) -> Callable[[str | None, Mapping[str, Any]], float
 
 
 def item_id(item: Mapping[str, Any]) -> str:
+    """A question's id in the per-example scores: generator/index."""
     meta = item["metadata"]
     return f"{meta['source_dataset']}/{meta['source_index']}"
 

@@ -2,8 +2,8 @@
 
 Trained as MetaMath does: Alpaca's prompt, the response and EOS, cut to 512 tokens, loss on the
 response. Scored as MetaMath scores (`gsm8k_metamath`, `math_metamath`, the paper's numbers) and
-beside that as lm-eval asks (`gsm8k`, `math`); whether an answer was found is told apart from
-whether it was right.
+also as lm-eval does (`gsm8k`, `math`). Whether an answer was found is scored apart from whether it
+was right.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ For example, conf/task/my_math.yaml, or the same file in a folder given with --c
       hub_id: someone/my-math               # null or left out: local files alone
       config: null
       revision: 0123abc                     # null: whatever the hub serves
-      splits: {train: train, test: validation}   # ours: the hub's; test may be left out
-      columns: {query: problem, response: solution}   # ours: the set's
-    scores: []                              # benchmarks beside the set's own test split
+      splits: {train: train, test: validation}   # name here: name on the hub; test may be left out
+      columns: {query: problem, response: solution}   # name here: name in the set
+    scores: []                              # benchmarks in addition to the set's own test split
     seed: ${seed}
     data_dir: ${data_dir}
 
@@ -46,6 +46,7 @@ class OwnSet:
 
     @property
     def splits(self) -> list[str]:
+        """Which of train and test the set has."""
         return list(self.source.files)
 
     def get(self, row: Mapping[str, Any], column: str) -> Any:

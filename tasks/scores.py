@@ -39,6 +39,7 @@ class Score:
 
     @property
     def sources(self) -> list[tuple[Source, str]]:
+        """(source, split) of each set, the scored one first."""
         return [(SETS[name], split) for name, split in self.sets]
 
 
@@ -154,6 +155,7 @@ class Benchmarks:
         return lacking_sets(self._sets(), self.data_dir)
 
     def scorers(self) -> list[Scorer]:
+        """One scorer a benchmark, in the order of the names."""
         return [scorer(name, limit=self.limit, data_dir=self.data_dir) for name in self.names]
 
     def data_card(self, train: Iterable[str]) -> list[dict[str, Any]]:

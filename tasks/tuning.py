@@ -25,9 +25,9 @@ class TuningTask(Task):
     """train_set: one of the class's `known` sets, or a set of one's own (tasks.own_sets).
 
     max_examples: a random part of it (None: all); max_tokens: longer examples are cut.
-    scores: benchmarks of tasks.scores, whose mean is the task's average; beside: more of them that
-    don't count in it; limit: questions of each, and of the test split of a set of one's own
-    (None: all).
+    scores: benchmarks of tasks.scores, whose mean is the task's average; beside: others that are
+    scored but do not count in it; limit: questions of each, and of the test split of a set of
+    one's own (None: all).
     """
 
     known: ClassVar[Mapping[str, tuple[str, str] | None]]  # set -> name, label of its own

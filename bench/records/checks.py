@@ -25,11 +25,14 @@ def kind(type_: type | tuple[type, ...], words: str) -> Check:
 
 
 def number(value: Any, name: str) -> None:
+    """A finite whole or floating-point number; true and false are no numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise Mismatch(f"field {name} is {short(value)}; expected a finite number")
 
 
 def or_null(check: Check) -> Check:
+    """A value that passes ``check``, or null."""
+
     def checked(value: Any, name: str) -> None:
         if value is not None:
             check(value, name)
@@ -38,6 +41,8 @@ def or_null(check: Check) -> Check:
 
 
 def one_of(*allowed: Any) -> Check:
+    """One of the allowed values; true and false never are."""
+
     def check(value: Any, name: str) -> None:
         if value not in allowed or isinstance(value, bool):
             words = " or ".join(map(repr, allowed))
@@ -47,6 +52,8 @@ def one_of(*allowed: Any) -> Check:
 
 
 def list_of(check: Check) -> Check:
+    """A list whose items all pass ``check``."""
+
     def checked(value: Any, name: str) -> None:
         kind(list, "a list")(value, name)
         for i, item in enumerate(value):

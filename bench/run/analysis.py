@@ -124,7 +124,7 @@ def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any
     width = next(model.parameters()).dtype
     for _, layer in adapted_layers(model):
         layer.compute, width = "plain", layer.base.weight.dtype
-    # Where norms or embeddings train as well they are fp32 beside a bf16 base: as in training.
+    # Norms or embeddings that train are fp32 even where the base is bf16: autocast, as in training.
     device = device_of(model)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=width == torch.bfloat16)
     with evaluating(model), autocast:

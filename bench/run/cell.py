@@ -252,7 +252,7 @@ def count(method: Method, model: nn.Module) -> dict[str, int]:
 
 
 def _about(cell: Cell, card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tracker is told of a cell."""
+    """What is sent to a tracker about a cell."""
     return {
         "cell": cell.plan.cell,
         "label": cell.plan.title,

@@ -63,15 +63,21 @@ def newest(parent: Path) -> Path | None:
 
 
 def save_state(folder: Path, weights: dict[str, Tensor], history: Any) -> None:
+    """Write the method's state as safetensors and the history as JSON into ``folder``."""
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, folder / WEIGHTS)
     (folder / HISTORY).write_text(json.dumps(asdict(history)))
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
+    """{name: tensor on the CPU} of the method's state, as ``save_state`` wrote it."""
     return load_file(folder / WEIGHTS)
 
 
 def load_history(folder: Path, kind: Callable[..., T]) -> T:
+    """The saved history, as an object of class ``kind``.
+
+    Raises UserError where its fields are another version's, or the file is no JSON.
+    """
     try:
         return kind(**json.loads((folder / HISTORY).read_text()))
     except (ValueError, TypeError) as error:

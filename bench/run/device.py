@@ -13,6 +13,8 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @dataclass(frozen=True)
 class Placement:
+    """The device of a cell and the precision of its matrix products."""
+
     device: torch.device
     precision: str  # bf16 | fp32
 
@@ -26,6 +28,7 @@ class Placement:
         return torch.autocast(self.device.type, self.dtype, enabled=self.precision == "bf16")
 
     def describe(self) -> str:
+        """For the record: the device's type, and a GPU's name."""
         if self.device.type == "cuda":
             return f"cuda ({torch.cuda.get_device_name(self.device)})"
         return self.device.type

@@ -36,7 +36,7 @@ def world() -> int:
 
 
 def first() -> bool:
-    """Whether this process claims, writes and tells."""
+    """Whether this is the process that leases the cell, writes its files and prints."""
     return world() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
@@ -113,7 +113,8 @@ def tell(value: Any = None) -> Any:
 def wait_for_first() -> None:
     """Return once the first process has come here as well, or is gone.
 
-    Nobody leaves while it writes: torchrun ends the others when one has left with a status not 0.
+    No process exits while the first one writes: when one exits with a status other than 0, torchrun
+    ends the others.
     """
     with suppress(RuntimeError):
         tell()
@@ -144,7 +145,7 @@ def total(numbers: Sequence[float]) -> list[float]:
 
 
 def arguments(settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What the Trainer is told of it."""
+    """The TrainingArguments of the chosen strategy: none, DDP, FSDP2 or DeepSpeed."""
     strategy = settings["strategy"]
     if strategy == "none":
         return {}
@@ -234,12 +235,14 @@ class WholeOptimizer:
         self.state: dict[Any, dict[str, Any]] = {}
 
     def gather(self) -> None:
+        """Collect the state of every parameter, whole, in ``state``. For all processes to call."""
         for name, parameter in self.model.named_parameters():
             state = self.optimizer.state.get(self.parts[name])
             if state is not None:
                 self.state[parameter] = {key: _whole(value) for key, value in state.items()}
 
     def scatter(self) -> None:
+        """Write ``state`` back into each process's part of the optimiser."""
         for name, parameter in self.model.named_parameters():
             part = self.parts[name]
             if parameter not in self.state:

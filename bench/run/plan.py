@@ -35,22 +35,27 @@ class Plan:
 
     @property
     def folder(self) -> Path:
+        """The results folder, results_dir."""
         return Path(self.config["results_dir"])
 
     @property
     def file(self) -> Path:
+        """The cell's record, there once the cell has ended."""
         return self.folder / f"{self.cell}.json"
 
     @property
     def lease(self) -> Path:
+        """The file that says which process runs the cell (bench/sweep/leases.py)."""
         return self.folder / f"{self.cell}.lease"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the cell's checkpoints, removed when the cell is complete."""
         return self.folder / f"{self.cell}.checkpoints"
 
     @property
     def title(self) -> str:
+        """Method, rank, learning rate and seed, for messages."""
         rank = self.method.settings().get("rank")
         rank = "" if rank is None else f" r={rank}"
         return (
@@ -121,7 +126,7 @@ def _of_version_1(folder: Path) -> dict[str, Path]:
         with file.open("rb") as opened:
             if b'"schema_version": 1' not in opened.read(80):
                 continue
-        with suppress(UserError):  # torn: told when the folder is reported
+        with suppress(UserError):  # torn: the report on the folder names it
             record = records.read(file, head_only=True)
             found[records.cell_id(identity.of_record(record))] = file
     return found

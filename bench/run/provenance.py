@@ -20,6 +20,10 @@ PACKAGES = (
 
 
 def environment(placement: Placement) -> dict[str, Any]:
+    """Commit, versions of PACKAGES, device, precision and CPU threads, as the record holds them.
+
+    Commit and dirtiness are None where the code lies in no git checkout.
+    """
     commit, dirty = _git()
     return {
         "git_commit": commit,

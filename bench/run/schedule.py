@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-SCHEDULES = {  # ours -> the Trainer's
+SCHEDULES = {  # name in conf/ -> the Trainer's
     "constant": "constant_with_warmup",
     "linear": "linear",
     "cosine": "cosine",

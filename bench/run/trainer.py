@@ -1,7 +1,7 @@
 """transformers' Trainer, as a cell needs it.
 
-What is ours: the method's parameter groups and restarts, logits computed only where there is a
-label, the loss on value tokens, and checkpoints.
+It adds the method's parameter groups and restarts, logits computed only where there is a label, the
+loss on value tokens, and checkpoints.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class CellTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # so that the labels of a whole step are counted
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The configured optimiser on the method's parameter groups; made once."""
         if self.optimizer is None:  # type: ignore[has-type]
             groups = self.method.parameter_groups(self.model if model is None else model)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
@@ -66,6 +67,7 @@ class CellTrainer(Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The configured schedule; jagged_cosine follows the method's restarts. Made once."""
         if self.settings["schedule"] != "jagged_cosine":
             return super().create_scheduler(num_training_steps, optimizer)
         if self.lr_scheduler is None:  # type: ignore[has-type]
@@ -146,6 +148,7 @@ class CellTrainer(Trainer):
         return step % getattr(self.method, "restart_every", 1) == 0
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's; with several processes, each gets its share of every batch."""
         if distributed.world() == 1:
             return super().get_train_dataloader()
         sampler, size = self._get_train_sampler(), self.args.train_batch_size

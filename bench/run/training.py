@@ -104,7 +104,7 @@ def arguments(
         adam_epsilon=settings["adam_epsilon"],
         gradient_checkpointing=settings["gradient_checkpointing"],
         torch_compile=settings["torch_compile"],
-        bf16=False,  # autocast is ours: accelerate's would wrap the model and cast its outputs
+        bf16=False,  # not accelerate's autocast, which wraps the model and casts its outputs
         use_cpu=placement.device.type == "cpu",
         seed=seed,
         data_seed=settings["data_seed"],

@@ -1,4 +1,4 @@
-"""What happens around the steps of a cell's training, and what of it is told."""
+"""What happens around the steps of a cell's training, and what of it is recorded and shown."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ class Watch(TrainerCallback):
         self._since = self._saved_at = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock and the memory watch; after a resume, continue the curve."""
         if self.resumed:
             self.trainer.resume_curve()
         self.progress.start(state.max_steps, state.global_step)
@@ -43,6 +44,7 @@ class Watch(TrainerCallback):
         self._since = self._saved_at = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Close the step, restart where due, score at the chosen steps, and ask for checkpoints."""
         self.trainer.guard()
         step, last = state.global_step, state.global_step == state.max_steps
         self.trainer.close_step()
@@ -58,6 +60,7 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kw: Any
     ) -> None:
+        """Add a point to the training curve; a loss that is not finite ends the run as diverged."""
         if logs is None or "loss" not in logs:
             return
         self._stop_clock()
@@ -83,9 +86,11 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the time of the checkpoint, for checkpoint_minutes."""
         self.saved, self._saved_at = True, time.perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock, the memory watch and the progress bar."""
         self._stop_clock()
         self.trainer.pause_memory_watch()
         self.progress.stop()
@@ -147,6 +152,7 @@ def log_train(log: Log, point: Mapping[str, Any]) -> None:
 
 
 def log_scores(log: Log, point: Mapping[str, Any]) -> None:
+    """A point of the scores along the run, for the tracker."""
     log(point["step"], {f"score/{name}": value for name, value in point["metrics"].items()})
 
 

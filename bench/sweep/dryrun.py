@@ -116,6 +116,7 @@ def _said(error: BaseException | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the dry run of a command line. Returns 0, or 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.dryrun",
         description="Tell what `python -m bench -m KEY=VALUE ...` would run, and what is missing.",

@@ -105,6 +105,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
+        """The model's number of weights; a head tied to the embedding is counted once."""
         return sum(a * b for a, b in self.linears.values()) + sum(self.others.values())
 
 

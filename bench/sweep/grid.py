@@ -38,9 +38,11 @@ class Job:
 
     @property
     def command(self) -> str:
+        """The command that runs this cell alone."""
         return outcomes.command_line(self.overrides)
 
     def plan(self) -> Plan:
+        """The cell's plan, with its method built. Raises UserError or MethodError."""
         return plan(json.loads(self.config), self.command)
 
 

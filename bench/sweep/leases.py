@@ -4,9 +4,9 @@ A lease is the file `<cell>.lease`, made in one step that shared file systems ke
 Its owner writes it again every few seconds, step included, and removes it at the end.
 
 The lease of an owner that died is taken over. On one machine the process tells, whatever the
-clocks say. Elsewhere a lease is dead when nobody has written it for STALE_AFTER seconds, by the
-file server's clock and WATCHED seconds while we watched, or STALE_AFTER seconds while we watched,
-so that a clock set forward or back changes nothing.
+clocks say. Elsewhere a lease is dead when by the file server's clock it is STALE_AFTER seconds old
+and we have watched it unchanged for WATCHED seconds, or when we have watched it unchanged for
+STALE_AFTER seconds, so that a clock set forward or back changes nothing.
 
 Two that take over one dead lease must not both win, nor take the winner's for the dead one's.
 So who succeeds the owner of token T is who first makes `.<cell>.after-T`, which names the
@@ -61,6 +61,7 @@ class Seen:
 
     @property
     def token(self) -> str:
+        """The owner's token; "torn" where the lease could not be read."""
         return str(self.owner.get("token", "torn"))
 
 
@@ -135,6 +136,7 @@ class Lease:
             raise Lost(f"its lease {self.path} was removed or taken over")
 
     def release(self) -> None:
+        """Remove the lease, unless another process has taken it over, and close its file."""
         if self.held_here():
             with suppress(OSError):
                 self.path.unlink()
@@ -199,7 +201,7 @@ def remove_stale(path: Path, watcher: Watcher) -> None:
 
 
 def _succeed(path: Path, content: Mapping[str, Any], chain: list[Seen]) -> int | None:
-    """Take over from the last owner of the chain; None: somebody else did, or it has ended."""
+    """Take over from the last owner of the chain; None: another process did, or it has ended."""
     handle = _make(_after(path, chain[-1]), content)
     if handle is None:
         return None
@@ -240,7 +242,7 @@ def _read(file: Path) -> Seen | None:
         owner = json.loads(text)
     except ValueError:
         owner = None
-    # Torn by an editor or a full disk: it has no owner, but its age still speaks.
+    # Torn by an editor or a full disk: it has no owner, but its age still counts.
     return Seen(owner if isinstance(owner, dict) else {}, file, modified)
 
 

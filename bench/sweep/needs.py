@@ -57,7 +57,7 @@ def check_model(config: Mapping[str, Any]) -> None:
 
 
 def folded(found: Sequence[Missing]) -> list[str]:
-    """Lines for people: sets that are missing for one reason are named, and told it once."""
+    """Lines to print: sets missing for the same reason are listed, then the reason once."""
     by_reason: dict[str, list[Missing]] = {}
     for item in found:
         by_reason.setdefault(item.why if item.hub_id else item.message, []).append(item)

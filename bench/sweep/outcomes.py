@@ -1,4 +1,4 @@
-"""How the cells of one command ended, told at its end, with the exit status."""
+"""How the cells of one command ended, printed at its end, and the exit status."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ _outcomes: list[Outcome] = []
 
 
 def add(outcome: Outcome) -> None:
+    """Keep how a cell ended until ``conclude`` prints it."""
     _outcomes.append(outcome)
 
 
@@ -112,7 +113,7 @@ def conclude() -> int:
     bad = [o for o in outcomes if STATUS[o.status]]
     worst = max((SEVERITY.index(o.status) for o in outcomes), default=0)
     status = STATUS[SEVERITY[worst]]
-    if not distributed.first():  # who tells it all
+    if not distributed.first():  # the first process prints for all
         return status
     counts = Counter(o.status if o.fresh else "done before" for o in outcomes)
     several = len(outcomes) > 1

@@ -32,6 +32,7 @@ class Running:
     told: float = field(default_factory=time.monotonic)
 
     def line(self) -> str:
+        """Title, step, loss and last score in one line."""
         steps = f"step {self.step}/{self.total}" if self.total else "starting"
         loss = "" if self.loss is None else f"  loss {self.loss:.3f}"
         return f"{self.title}  {steps}{loss}  {self.note}".rstrip()
@@ -72,10 +73,12 @@ class Overview:
             print(text, file=sys.stderr, flush=True)
 
     def begin(self, slot: int, title: str) -> None:
+        """A cell begins; slot: the number of the worker that runs it."""
         with self._lock:
             self.running[slot] = Running(title)
 
     def step(self, slot: int, step: int, total: int, loss: float | None, note: str) -> None:
+        """Enter the step of the slot's cell. Without a terminal, print it at most once a minute."""
         with self._lock:
             cell = self.running[slot]
             cell.step, cell.total, cell.loss, cell.note = step, total, loss, note
@@ -84,6 +87,7 @@ class Overview:
                 self.say(f"  {cell.line()}")
 
     def end(self, slot: int, outcome: Outcome) -> None:
+        """The slot's cell has ended. Prints a line, unless another process has the cell."""
         with self._lock:
             cell = self.running.pop(slot)
             if outcome.status == "elsewhere":  # it comes up again
@@ -103,9 +107,11 @@ class Overview:
 
     @property
     def ended(self) -> int:
+        """How many cells have ended, those done before included."""
         return sum(self.counts.values())
 
     def header(self) -> str:
+        """How many cells there are, how many in each state, and how many are left."""
         counts = [f"{n} {status}" for status, n in self.counts.items() if n]
         left = self.cells - self.ended - len(self.running)
         words = [f"{self.cells} cells", *counts, f"{len(self.running)} running", f"{left} left"]

@@ -1,4 +1,4 @@
-"""Our sweeper and launchers, as Hydra sees them; what a launcher does is in the modules beside."""
+"""The sweeper and launchers, as Hydra sees them; local.py, array.py and slurm.py do the work."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ class _GridLauncher(Launcher):
         return [JobReturn(overrides=o, status=done) for o in job_overrides]
 
     def run(self, jobs: list[Any]) -> None:
+        """Run the cells (bench.sweep.grid.Job). Raises UserError for the sweep as a whole."""
         raise NotImplementedError
 
 

@@ -1,7 +1,8 @@
 """Workers: processes that run cells, each with its own share of this machine's threads.
 
-A worker is told a cell in a line of JSON, and tells in such lines how it goes. One that dies takes
-its cell down with it, not the sweep. One whose sweep dies notices, and leaves after a checkpoint.
+A worker reads each cell as a line of JSON and reports its progress in such lines. Where a worker
+dies, its cell fails and the sweep goes on. Where the sweep dies, its workers write a checkpoint and
+exit.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Worker:
         ).start()
 
     def run(self, job: Job) -> None:
+        """Send a cell to the process, which must be idle."""
         self.job = job
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # its death is an event of its own
@@ -75,10 +77,12 @@ class Worker:
             self.process.terminate()
 
     def kill(self) -> None:
+        """End the process and all that it has started, at once."""
         with suppress(OSError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def cause_of_death(self) -> str:
+        """Wait for the process to end; the signal that killed it, or its status and last lines."""
         code = self.process.wait()
         if code < 0:
             name = signal.Signals(-code).name
@@ -108,6 +112,11 @@ class Pool:
         self.leaving = False
 
     def run(self) -> None:
+        """Run the pending cells; returns when all workers have ended.
+
+        A request to stop lets cells write their checkpoints first. Raises UserError where a worker
+        cannot start.
+        """
         try:
             with interrupts.deferred():
                 while self.workers:
@@ -201,6 +210,7 @@ def cores() -> int:
 
 
 def visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them or else by index."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
@@ -210,4 +220,5 @@ def visible_gpus() -> list[str]:
 
 
 def gpus() -> int:
+    """How many GPUs this process may use."""
     return len(visible_gpus())

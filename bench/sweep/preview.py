@@ -1,4 +1,4 @@
-"""A dry run told to people: the cells or their groups, sums, and what is missing."""
+"""A dry run as text: the cells or their groups, sums, and what is missing."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Planned:
 
     @property
     def group(self) -> tuple[str, str, str, int]:
+        """(task, model, method, rank), by which long lists are summed up; rank 0: it has none."""
         config = self.plan.config
         name, rank = self.plan.method.label, self.plan.method.settings().get("rank")
         return task_name(config), config["model"]["label"], name, rank or 0
@@ -46,6 +47,7 @@ class DryRun:
 
 
 def task_name(config: Mapping[str, Any]) -> str:
+    """The task's name, or its class where the configuration gives no name."""
     return str(config["task"].get("name") or config["task"]["_target_"])
 
 

@@ -51,6 +51,7 @@ class CellJob:
         return asdict(outcome)
 
     def attempt(self, overrides: tuple[str, ...]) -> Outcome:
+        """Run the cell here. Where another process has it, try again for PATIENCE seconds."""
         import torch
 
         from bench.run.plan import plan

@@ -101,7 +101,7 @@ def _of_lease(file: Path, now: float) -> CellStatus | None:
             lease = json.loads(file.read_bytes())
         except ValueError:
             lease = None
-        lease = lease if isinstance(lease, dict) else {}  # torn: its age still speaks
+        lease = lease if isinstance(lease, dict) else {}  # torn: its age still counts
         state = "stale" if is_stale(lease, now - modified) else "running"
     except OSError:
         return None
@@ -161,7 +161,7 @@ def text(path: str | Path, cells: list[CellStatus], *, everything: bool = False)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0; 1 a file is no whole record; 2 there is nothing to tell."""
+    """Exit status: 0; 1 a file is no whole record; 2 there is nothing to report."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.status",
         description="Tell which cells are done, running, stale, failed or diverged.",

@@ -43,6 +43,7 @@ def read(file: Path, index: int, number: int) -> list[list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the cells of one task of the array and print how they ended. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.sweep.task")
     parser.add_argument("cells", type=Path)
     parser.add_argument("index", type=int)
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(cells: list[list[str]]) -> None:
+    """Compose the cells from their overrides and run them in this process, one after the other."""
     from bench.sweep import local
     from bench.sweep.grid import compose_grid
 

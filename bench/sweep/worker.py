@@ -1,4 +1,4 @@
-"""A worker of bench/sweep/pool.py: reads cells from standard input, tells on standard output."""
+"""A worker of bench/sweep/pool.py: reads cells from standard input, reports on standard output."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Telling(Progress):
 
 
 def tell(stream: IO[str], **message: Any) -> None:
+    """Write a message as one line of JSON. Where the sweep is gone, ask this process to stop."""
     try:
         print(json.dumps(message), file=stream, flush=True)
     except BrokenPipeError:
@@ -46,6 +47,7 @@ def tell(stream: IO[str], **message: Any) -> None:
 
 
 def main() -> None:
+    """Run the cells that standard input names, until it is closed or a stop is requested."""
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no message
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -67,6 +69,10 @@ def main() -> None:
 
 
 def work(cells: queue.Queue[str | None], told: IO[str]) -> None:
+    """Run cells from the queue until it gives None or a stop is requested.
+
+    told: where messages go: "ready", "step" for progress, and "end" with the outcome.
+    """
     from bench.run import kept
     from bench.run.plan import plan
     from bench.sweep.attempt import attempt

@@ -30,7 +30,7 @@ def serve(
 
     The first split is the one that is scored: it is put in a random order, the same every time, so
     that a limit takes a fair sample of a file that is sorted by subject. `row` is the place in the
-    file. lm-eval passes its metadata too; all but data_dir is left aside.
+    file. lm-eval passes its metadata too, of which only data_dir is used.
     """
     data_dir = data_dir or os.environ.get("MORA_BENCH_DATA") or None
     source = SETS[data_set]
@@ -104,6 +104,7 @@ class OwnShots(ContextSampler):
     def sample(
         self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
     ) -> Sequence[dict[str, Any]]:
+        """The question's first ``n`` shots. Raises TaskError where it brings fewer."""
         shots = [] if eval_doc is None else eval_doc["shots"]
         if len(shots) < n:
             raise TaskError(f"{n} examples are asked for, and a question brings {len(shots)}")
@@ -128,6 +129,7 @@ def medqa_prompt(doc: Mapping[str, Any]) -> str:
 
 
 def medqa_target(doc: Mapping[str, Any]) -> int:
+    """The right option's index, 0 to 3."""
     return "ABCD".index(doc["answer_idx"])
 
 
@@ -135,6 +137,7 @@ ROLES = ["background", "objective", "methods", "results", "conclusions"]
 
 
 def role_target(doc: Mapping[str, Any]) -> int:
+    """The index in ROLES of the sentence's role in its abstract."""
     return ROLES.index(doc["label"])
 
 
@@ -146,6 +149,7 @@ class Balanced(ContextSampler):
     def sample(
         self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
     ) -> Sequence[dict[str, Any]]:
+        """``n // labels`` examples of each label that occurs, in random order."""
         if self.groups is None:  # once: the set is large and the questions are many
             by_label = {label: [doc for doc in self.df if doc["label"] == label] for label in ROLES}
             self.groups = [docs for docs in by_label.values() if docs]
@@ -196,6 +200,7 @@ def entities(doc: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def ner_prompt(doc: Mapping[str, Any]) -> str:
+    """AdaptLLM's prompt for named entities: the tokens, joined by blanks, and the question."""
     return f"{' '.join(doc['tokens'])}\nExtract named entity:"
 
 
@@ -222,6 +227,7 @@ def math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, flo
 
 
 def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether MetaMath's number is the solution's (after ####), and whether there is one."""
     number = metamath_number(results[0])
     wanted = gsm8k_number(doc["answer"].rpartition("####")[2])
     return {
@@ -231,6 +237,10 @@ def metamath_gsm8k_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dic
 
 
 def metamath_math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Whether MetaMath's expression is the boxed answer, and whether there is one.
+
+    Equality is lm-eval's `is_equiv` for MATH.
+    """
     from lm_eval.tasks.hendrycks_math.utils import is_equiv, last_boxed_only_string, remove_boxed
 
     answer = metamath_expression(results[0])
@@ -240,8 +250,10 @@ def metamath_math_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict
 
 
 def metamath_gsm8k_prompt(doc: Mapping[str, Any]) -> str:
+    """MetaMath's prompt for scoring, with a question of GSM8K."""
     return metamath_eval_prompt(doc["question"])
 
 
 def metamath_math_prompt(doc: Mapping[str, Any]) -> str:
+    """MetaMath's prompt for scoring, with a problem of MATH."""
     return metamath_eval_prompt(doc["problem"])
