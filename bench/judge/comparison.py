@@ -63,6 +63,7 @@ class Comparison:
     setting: Setting
     protocol: str
     arms: list[Candidate]
+    widening: float | None = None  # of the interval for the choice of rates, where it is known
     _chosen: dict[int, Choice] = field(default_factory=dict)
     _good: Goodness | None = None
 
@@ -79,7 +80,7 @@ class Comparison:
         kept = [arm.among(seeds.__contains__) for arm in self.arms]
         others = [c.among(seeds.__contains__) for c in self.setting.candidates]
         setting = Setting(self.setting.section, others, self.setting.twins)
-        return Comparison(self.measuring, setting, self.protocol, kept)
+        return Comparison(self.measuring, setting, self.protocol, kept, self.widening)
 
     def judge(self, level: float = LEVEL, *, whole: bool = True) -> Judgement:
         """whole: with all that is said beside the verdict."""
@@ -256,8 +257,12 @@ class Comparison:
         if len(choices) > 1 and not by_others:
             pooled = self._pool([pair.seed for pair in found])
         own = estimate(differences, pooled)
-        if by_others:
+        if by_others and self.widening is not None:
+            own = replace(own, error=own.error * self.widening)
+        elif by_others:
+            plain = own.error
             own = with_choice(own, self._leaving_out([pair.seed for pair in found]))
+            self.widening = own.error / plain if plain > 0 else 1.0
         examples = self.measuring.examples(found)
         return own if examples is None else with_examples(own, examples[0], shared=examples[1])
 

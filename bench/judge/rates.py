@@ -211,11 +211,14 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
         said = f"{candidate.name}: its learning rates share {count(len(common), 'seed')}; to choose"
         return Choice(problem=f"{said} by the others, at least 2 are needed")
 
-    def at_best(seeds: set[int]) -> Point:
-        means = {p: float(np.mean([by_seed[s] for s in seeds])) for p, by_seed in table.items()}
-        return _best_of_means(means)
-
-    chosen = {seed: at_best(common - {seed}) for seed in sorted(candidate.seeds)}
+    points = sorted(table, key=lambda p: (p[0] or 0.0, str(p[1])))  # of equals the lowest rate
+    shared = sorted(common)
+    values_of = np.array([[table[point][seed] for seed in shared] for point in points])
+    sums = values_of.sum(1)
+    others = (sums[:, None] - values_of) / (len(shared) - 1)
+    overall = points[int(sums.argmax())]
+    by_others = {s: points[int(i)] for s, i in zip(shared, others.argmax(0), strict=True)}
+    chosen = {seed: by_others.get(seed, overall) for seed in sorted(candidate.seeds)}
     judged = {
         seed: cell
         for seed, point in chosen.items()
@@ -223,13 +226,11 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
         if cell.seed == seed
     }
     usual, times = Counter(chosen.values()).most_common(1)[0]
-    overall = at_best(common)
     return Choice(
         judged, usual, edge=_edge(candidate.name, overall, candidate.reported),
         search=_search(candidate.reported), another=1 - times / len(chosen),
         how="each seed at the rate that the others choose",
-        best_of=tuple(best_of([float(np.mean([by_seed[s] for s in common]))
-                               for by_seed in table.values()])),
+        best_of=tuple(best_of((sums / len(shared)).tolist())),
     )  # fmt: skip
 
 
