@@ -28,6 +28,11 @@ from methods.sparse import Sparse
 SHARING = {"operator": "sharing"}
 
 
+def named(value: Any) -> str:
+    """A test's name that is the same in every process: objects go by their class."""
+    return type(value).__name__ if isinstance(value, Method) else str(value)
+
+
 def attached(method: Method, *, nudge: bool = False) -> nn.Module:
     torch.manual_seed(1)
     model = llama()
@@ -76,7 +81,7 @@ def refusal(method: Method, folder: Path) -> str:
         (ReLoRA, {"alpha": 16}, {}, "saved with alpha=16.0, this method has alpha=8.0"),
         (Sparse, {"seed": 1}, {"seed": 2}, "saved with seed=1, this method has seed=2"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_another_meaning_of_the_same_tensors_is_refused(kind, there, here, words, tmp_path) -> None:
     saved(kind(rank=4, **there), tmp_path)
@@ -94,7 +99,7 @@ def test_another_meaning_of_the_same_tensors_is_refused(kind, there, here, words
         (ReMoRA, {"restart_every": 100, "reset_optimizer": "prune"}, {"layouts": 4}),
         (Sparse, {"dropout": 0.1}, {"compute": "fused"}),
     ],
-    ids=str,
+    ids=named,
 )
 def test_how_it_was_trained_is_not_compared(kind, there, here, tmp_path) -> None:
     model = saved(kind(rank=4, **there), tmp_path)
@@ -149,7 +154,7 @@ QV = {"rank": 4, "target_modules": ["q_proj", "v_proj"]}
         ({"lora_alpha": 3, "use_rslora": True}, LoRA(alpha=3, rslora=True, **QV)),
         ({"use_dora": True, "lora_dropout": 0.1}, DoRA(alpha=8, **QV)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_peft_alone_has_saved_is_read(fields, method, tmp_path) -> None:
     theirs = from_peft(tmp_path, **fields).eval()
@@ -172,7 +177,7 @@ def test_what_peft_alone_has_saved_is_read(fields, method, tmp_path) -> None:
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, LoRA(alpha=8, **QV), "names o_proj"),
         ({"init_lora_weights": "pissa"}, LoRA(alpha=8, **QV), "init_lora_weights='pissa'"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_what_peft_saved_with_another_meaning_is_refused(fields, method, words, tmp_path) -> None:
     from_peft(tmp_path, **fields)
