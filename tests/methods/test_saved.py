@@ -202,7 +202,7 @@ def test_the_bridge_compares_the_tuners_own_fields(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [MoRA(rank=4), LoRA(rank=4), Peft(peft_config={"peft_type": "LORA"})], ids=repr
+    "method", [MoRA(rank=4), LoRA(rank=4), Peft(peft_config={"peft_type": "LORA"})], ids=named
 )
 def test_a_save_that_fails_leaves_the_former_one(method: Method, tmp_path, monkeypatch) -> None:
     model = saved(method, tmp_path)
