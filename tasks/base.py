@@ -81,7 +81,8 @@ class Task(ABC):
     def train_dataset(self, tokenizer: Any) -> datasets.Dataset:
         """Columns `input_ids` and `labels` (-100: no loss), already truncated, in a fixed order.
 
-        Packed sets have `position_ids` too, which restart at every document.
+        Packed sets have `position_ids` too, which restart at every document; where the value to
+        learn is a part of the labels, `value_mask` is 1 on its tokens.
         """
 
     @abstractmethod

@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 IGNORED = -100  # a label that carries no loss
+VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value that is to be learned
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

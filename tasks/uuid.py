@@ -22,7 +22,7 @@ from tasks.base import Metric, Scorer, Shared, Task
 from tasks.checks import whole
 from tasks.errors import TaskError
 from tasks.generation import greedy
-from tasks.tokens import IGNORED, bos, split_encode
+from tasks.tokens import IGNORED, VALUE_MASK, bos, split_encode
 
 if TYPE_CHECKING:
     import datasets
@@ -132,14 +132,14 @@ class UuidTask(Task):
         from datasets import Dataset
 
         start = bos(tokenizer, self.add_bos)
-        rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "value_mask": []}
+        rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], VALUE_MASK: []}
         for key, value in self.pairs:
             prompt, answer = split_encode(tokenizer, f"{key}:", value)
             ids = start + prompt + answer
             hidden = len(ids) - len(answer) if self.loss_on == "value" else 0
             rows["input_ids"].append(ids)
             rows["labels"].append([IGNORED] * hidden + ids[hidden:])
-            rows["value_mask"].append([0] * (len(ids) - len(answer)) + [1] * len(answer))
+            rows[VALUE_MASK].append([0] * (len(ids) - len(answer)) + [1] * len(answer))
         return Dataset.from_dict(rows)
 
     def scorers(self) -> list[Scorer]:

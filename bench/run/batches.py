@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-IGNORED = -100  # the label of a token that carries no loss
-VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value that is to be learned
+from tasks.tokens import IGNORED, VALUE_MASK
 
 
 @dataclass

@@ -45,7 +45,11 @@ class Cell:
     plan: Plan
     method: Method
     task: Task
-    placement: device.Placement
+
+    @property
+    def placement(self) -> device.Placement:
+        """Where the cell runs and in which precision: the plan's, which its id rests on."""
+        return self.plan.placement
 
 
 def prepare(plan: Plan) -> Cell:
@@ -64,13 +68,12 @@ def prepare(plan: Plan) -> Cell:
     training.check(config["trainer"])
     tracking.check(config["tracker"])
     distributed.check(config["distributed"], plan.method)
-    placement = plan.placement
     method: Method = build(config["method"])
     task = kept.task(config)
     records.prepare_folder(plan.folder)
     models.check(config["model"])
     method.attach(models.skeleton(config["model"]))
-    return Cell(plan, method, task, placement)
+    return Cell(plan, method, task)
 
 
 def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.Record:

@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from bench.run import checkpoints, distributed, memory
-from bench.run.batches import IGNORED, VALUE_MASK, head_only_where
+from bench.run.batches import head_only_where
 from bench.run.device import Placement
 from bench.run.history import History
 from bench.run.schedule import jagged_cosine
 from methods import Method
+from tasks.tokens import IGNORED, VALUE_MASK
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"  # in a checkpoint
 

@@ -24,6 +24,7 @@ from tasks.adaptllm_scores import (
 )
 from tasks.scores import SCORES, scorer
 from tasks.sets import SETS
+from tests.tasks.toys import Prefers
 
 
 def judged(measure: str, rows: list[dict[str, Any]], answers: list[Any]) -> dict[str, float]:
@@ -152,19 +153,6 @@ def test_weighted_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
 
 
 # --- from rows to scores -------------------------------------------------------------------------
-
-
-class Prefers(torch.nn.Module):
-    """Gives one token, wherever it comes, a high probability."""
-
-    def __init__(self, token: int) -> None:
-        super().__init__()
-        self.token = token
-
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        logits = torch.zeros(*input_ids.shape, 384)
-        logits[..., self.token] = 5.0
-        return type("Out", (), {"logits": logits})()
 
 
 def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:

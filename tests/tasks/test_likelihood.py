@@ -10,6 +10,7 @@ import torch
 
 from tasks import TaskError
 from tasks.likelihood import BlockScorer, ChoiceScorer, TextScorer, continuation_losses, windows
+from tests.tasks.toys import Prefers
 
 PAIRS = [([10], [20, 30]), ([1, 2, 3, 4, 5], [6]), ([9, 8], [7, 6, 5, 4]), ([40], [50])]
 
@@ -77,19 +78,6 @@ class Uniform(torch.nn.Module):
 def test_a_uniform_model_needs_log2_of_the_vocabulary(tokenizer: Any) -> None:
     metric = TextScorer("t", ["abc"]).score(Uniform(), tokenizer, 1)["t_bits_per_byte"]
     assert metric.value == pytest.approx(math.log2(384))
-
-
-class Prefers(torch.nn.Module):
-    """Gives one token, wherever it comes, a high probability."""
-
-    def __init__(self, token: int) -> None:
-        super().__init__()
-        self.token = token
-
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
-        logits = torch.zeros(*input_ids.shape, 384)
-        logits[..., self.token] = 5.0
-        return type("Out", (), {"logits": logits})()
 
 
 ITEMS = [("q:", ["a", "b"], 0), ("q:", ["b", "a", "ccc"], 1), ("q:", ["b", "c"], 0)]
