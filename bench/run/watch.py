@@ -68,15 +68,14 @@ class Watch(TrainerCallback):
         finite = math.isfinite(loss)
         point = {
             "step": state.global_step,
-            "loss": loss if finite else None,
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": norm if norm is not None and math.isfinite(norm) else None,
+            "loss": _short(loss),
+            "learning_rate": _short(logs["learning_rate"]),
+            "grad_norm": _short(norm),
             "tokens": self.history.tokens,
-            "seconds": self.history.training_seconds,
+            "seconds": round(self.history.training_seconds, 3),
         }
         if values := self.history.value_losses:
-            mean = math.fsum(values) / len(values)
-            point["value_loss"] = mean if math.isfinite(mean) else None
+            point["value_loss"] = _short(math.fsum(values) / len(values))
             self.history.value_losses = []
         self.history.train.append(point)
         log_train(self.log, point)
@@ -137,6 +136,11 @@ class Watch(TrainerCallback):
         now = time.perf_counter()
         self.history.training_seconds += now - self._since
         self._since = now
+
+
+def _short(value: float | None) -> float | None:
+    """Seven digits, all that fp32 has; None where the value is not finite."""
+    return float(f"{value:.7g}") if value is not None and math.isfinite(value) else None
 
 
 def log_train(log: Log, point: Mapping[str, Any]) -> None:
