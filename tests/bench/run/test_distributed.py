@@ -241,7 +241,7 @@ def test_committed_records_keep_their_cells(root: Path) -> None:
     from bench.records import identity
     from bench.run.plan import plan
 
-    found = [records.read(file) for file in (root / "results/demo/records").glob("*.json")]
+    found = [records.read(file) for file in (root / "results/table2_uuid/records").glob("*.json")]
     known = {records.cell_id(identity.of_record(record)) for record in found}
     with initialize_config_module("conf", version_base="1.3"):
         overrides = ["experiment=table2_uuid", "scale=laptop", "precision=bf16"]
