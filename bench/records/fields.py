@@ -139,6 +139,9 @@ FIELDS: tuple[Field, ...] = (
     Field("environment", "object", "commit, versions, machine"),
     Field("environment.device", "text", "cpu, mps, or cuda with the card's name", nullable=True),
     Field("environment.precision", "text", "bf16 or fp32, after auto", nullable=True),
+    Field("environment.bf16_products", "text", "through fp32: on a CPU without instructions for "
+          "them", nullable=True, optional=True, since=2),
+    Field("environment.cpu", "text", "its instructions: AVX2, AVX512, ...", optional=True, since=2),
     Field("environment.versions", "object", "of the packages that matter"),
     Field("started", "text", "UTC, ISO 8601"),
     Field("finished", "text", "UTC, ISO 8601"),

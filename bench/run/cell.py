@@ -82,7 +82,7 @@ def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> recor
     guard: called at each step and before the record is written; raises where the cell is no longer
     this process's to run. Raises Stopped, a checkpoint later, where the cell is asked to leave.
     """
-    with _threads(cell.plan.config["threads"]):
+    with _threads(cell.plan.config["threads"]), cell.placement.products():
         return _run(cell, guard, progress)
 
 

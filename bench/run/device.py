@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from bench.errors import UserError
+from bench.run.products import ThroughFp32
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -26,6 +29,15 @@ class Placement:
     def autocast(self) -> torch.autocast:
         """The context that a model computes in, in training as in scoring."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.precision == "bf16")
+
+    @property
+    def through_fp32(self) -> bool:
+        """Whether bf16 products are computed in fp32, for want of instructions."""
+        return self.device.type == "cpu" and self.precision == "bf16" and not fast_bf16("cpu")
+
+    def products(self) -> AbstractContextManager[Any]:
+        """The context of a whole cell: how its matrix products are computed."""
+        return ThroughFp32() if self.through_fp32 else nullcontext()
 
     def describe(self) -> str:
         """For the record: the device's type, and a GPU's name."""

@@ -20,7 +20,7 @@ PACKAGES = (
 
 
 def environment(placement: Placement) -> dict[str, Any]:
-    """Commit, versions of PACKAGES, device, precision and CPU threads, as the record holds them.
+    """Commit, versions of PACKAGES, device, precision and CPU, as the record holds them.
 
     Commit and dirtiness are None where the code lies in no git checkout.
     """
@@ -33,6 +33,8 @@ def environment(placement: Placement) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "device": placement.describe(),
         "precision": placement.precision,
+        "bf16_products": "through fp32" if placement.through_fp32 else None,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
 
