@@ -18,6 +18,8 @@
     equal_budget  false where the arms may train unequal numbers of parameters
     over          a key of the task (facts): the level of it at which an arm does best is part of
                   what is tuned. Capacity is bits stored `over: facts`
+    first_seed    cells of lower seeds are left out, whole: somebody had seen them when the claim
+                  was written (0)
     trend         a table of task patterns and their distances: what is judged is how fast the
                   difference between the arms grows with the distance
 
@@ -84,6 +86,7 @@ class Claim:
     equal_budget: bool = True
     setting: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     over: str | None = None
+    first_seed: int = 0
     trend: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def of_task(self, task: str) -> bool:
@@ -146,7 +149,7 @@ def _read(name: str, content: str) -> Claim:
 
 _KEYS = {
     "id", "stated", "says", "task", "setting", "endpoint", "a", "b", "rank", "direction", "margin",
-    "scale", "equal_budget", "over", "trend",
+    "scale", "equal_budget", "over", "first_seed", "trend",
 }  # fmt: skip
 
 
@@ -176,6 +179,9 @@ def parse(data: Mapping[str, Any]) -> Claim:
     over = data.get("over")
     if over is not None and (not isinstance(over, str) or not endpoint.of.learning):
         raise ValueError(f"over is {over!r}; it must name a key of the task, and what is tuned")
+    first_seed = data.get("first_seed", 0)
+    if isinstance(first_seed, bool) or not isinstance(first_seed, int) or first_seed < 0:
+        raise ValueError(f"first_seed is {first_seed!r}; it must be a seed, 0 or more")
     return Claim(
         id=data["id"],
         stated=data["stated"].strip(),
@@ -191,6 +197,7 @@ def parse(data: Mapping[str, Any]) -> Claim:
         equal_budget=_one_of(data, "equal_budget", (True, False), True),
         setting=_setting(data.get("setting", {})),
         over=over,
+        first_seed=first_seed,
         trend=_trend(data.get("trend", {})),
     )
 

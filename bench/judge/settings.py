@@ -97,7 +97,9 @@ def needs_metric(endpoint: Endpoint) -> bool:
 
 def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
     """The arms of the claim: of one rank, of the kind it is about, having seen equally much."""
-    fitting = [c for c in setting.candidates if claim.about(c.row.cells[0])]
+    about = (c for c in setting.candidates if claim.about(c.row.cells[0]))
+    unseen = (c.among(lambda seed: seed >= claim.first_seed) for c in about)
+    fitting = [c for c in unseen if c.reported or c.validation]
     for a in fitting:
         if not claim.a.takes(a.row.cells[0]):
             continue

@@ -69,6 +69,7 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
         ("task", [], r"task is \[\]"),
         ("id", "yours", "id is 'yours'; it must be the file's name, mine"),
         ("methric", "x", "unknown key methric"),
+        ("first_seed", -1, "first_seed is -1; it must be a seed, 0 or more"),
         ("rank", 8, "rank is 8; it must be 'low' or 'high' or 'any'"),
         ("equal_budget", "no", "equal_budget is 'no'; it must be True or False"),
     ],
