@@ -100,6 +100,7 @@ class Result:
     perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
     examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
     untimed: str = ""  # why its seconds are left out
+    target_loss: float | None = None  # whose steps the tables show, where the record says
 
     @property
     def ok(self) -> bool:
@@ -218,6 +219,7 @@ def _cell(record: records.Record, file: Path) -> Result:
             finished=record["finished"],
             cuts=_cuts(record.get("rank_cuts")),
             perturbed=bool(config.get("perturb")),
+            target_loss=_table(config.get("analysis")).get("target_loss"),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.

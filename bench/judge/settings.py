@@ -35,15 +35,20 @@ def settings(found: Collection, over: str | None = None) -> list[Setting]:
     """All settings with reported cells; `over`: a key of the task that makes no other setting."""
     sections: dict[str, list[Section]] = {}
     for section in group(found.cells):
-        key = section_key(section.cells[0], split=False, over=over)
+        key = of_section(section, over)
         sections.setdefault(key, []).append(section)
-    twins = _twins(found, over)
+    known = twins(found, over)
     made = []
     for key, several in sections.items():
         reported = [section for section in several if section.split == "reported"]
         if reported:
-            made.append(Setting(reported[0], _candidates(several, over), twins.get(key, [])))
+            made.append(Setting(reported[0], _candidates(several, over), known.get(key, [])))
     return made
+
+
+def of_section(section: Section, over: str | None = None) -> str:
+    """The key of the section's setting, which its validation cells share."""
+    return section_key(section.cells[0], split=False, over=over)
 
 
 def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate]:
@@ -63,7 +68,7 @@ def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate
 _GROWS = ("trainer.max_steps", "trainer.warmup_steps")  # with the size of what is learned
 
 
-def _twins(found: Collection, over: str | None) -> dict[str, list[list[Result]]]:
+def twins(found: Collection, over: str | None = None) -> dict[str, list[list[Result]]]:
     """Perturbed cells with the cell that they are twins of, and cells run twice, by setting."""
     if not found.perturbed and not found.repeats:
         return {}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import records
 from bench.errors import UserError
-from bench.judge import cells, foreign
-from bench.judge.cells import Collection
+from bench.judge import cells, foreign, settings
+from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.rows import Section, group
 from bench.report import render, tables
@@ -86,8 +86,9 @@ def make(
     if judged:
         own = "" if claims_from is None else f"-from {shlex.quote(str(claims_from))}"
         command += f" --claims{own}" + " --claims-only" * claims_only
+    again = settings.twins(found)
     sheets = [
-        Sheet(section, section.main_metric(metric), tables.build(section, metric), slug)
+        Sheet(section, section.main_metric(metric), _table(section, metric, again), slug)
         for section, slug in zip(sections, _slugs(sections), strict=True)
         if not claims_only
     ]
@@ -97,6 +98,12 @@ def make(
 
         judgements = judge(claims or [], found, family)
     return Report(command, sheets, _warnings(found), judgements, sections)
+
+
+def _table(
+    section: Section, metric: str | None, twins: Mapping[str, list[list[Result]]]
+) -> render.Table:
+    return tables.build(section, metric, twins.get(settings.of_section(section), ()))
 
 
 def _warnings(found: Collection) -> list[str]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from bench.judge import paper
-from bench.judge.cells import Score
+from bench.judge import paper, targets
+from bench.judge.along import Reached
+from bench.judge.cells import Result, Score
 from bench.judge.rows import Row, Section, mean_and_spread
 from bench.records.words import format_rate
 from bench.report import notes
@@ -29,13 +30,19 @@ def _mean(values: Iterable[float | None], show: Callable[[float], str]) -> str:
     return show(float(np.mean(known))) if known else DASH
 
 
-def build(section: Section, metric: str | None = None) -> Table:
-    """The table of one section; `metric` is what its accuracy columns show."""
+def build(
+    section: Section, metric: str | None = None, twins: Sequence[Sequence[Result]] = ()
+) -> Table:
+    """The table of one section; `metric` is what its accuracy columns show.
+
+    twins: groups of cells that are one but for a change that means nothing.
+    """
     main = section.main_metric(metric)
     columns, rows = _identity(section)
     for part in (
         _along(section, main),
         _final(section, main),
+        _to_target(section),
         _forgetting(section),
         _cost(section),
         _paper(section),
@@ -49,7 +56,7 @@ def build(section: Section, metric: str | None = None) -> Table:
         notes.sheet(section),
         columns,
         rows,
-        notes.notes(section, main),
+        notes.notes(section, main) + targets.apart(section, twins),
         [(row.full_name, [cell.cell for cell in row.cells]) for row in section.rows],
     )
 
@@ -147,6 +154,29 @@ def _one_a_seed(section: Section, metric: str) -> list[float]:
     return [seeds[seed] for seed in sorted(seeds)]
 
 
+def _to_target(section: Section) -> Part:
+    """Steps to a target loss, where records hold the loss on the answer's tokens."""
+    wanted = targets.endpoint(section)
+    if wanted is None:
+        return []
+    texts = [_steps(targets.reached(row, wanted)) for row in section.rows]
+    heading = f"steps to a\n{wanted.loss.replace('_', ' ')}\nof {wanted.judged:g}"
+    part: Part = [(Column(heading), _ranked(texts, higher_is_better=False))]
+    return _with_first(section, part, None)
+
+
+def _steps(found: Sequence[Reached]) -> str:
+    """Mean ± standard deviation over seeds; a bound where a seed never got there."""
+    values = [r.value for r in found if r.value is not None]
+    if not values:
+        return DASH
+    lost = sum(r.censored for r in found)
+    if lost == len(values):
+        return f"> {min(values):.0f}"
+    mean, spread = mean_and_spread(values)
+    return f"{'≥ ' if lost else ''}{mean:.0f}" + ("" if spread is None else f" ± {spread:.0f}")
+
+
 def _forgetting(section: Section) -> Part:
     if all(cell.forgetting is None for cell in section.cells):
         return []
@@ -196,9 +226,14 @@ def _with_first(section: Section, part: Part, first: list[Value] | None) -> Part
 
 def _marked(values: list[list[float]], metric: Score) -> list[Value]:
     """Values with the best and the second best marked; what prints alike is marked alike."""
-    texts = [with_spread(v, metric) for v in values]
-    shown = [None if t == DASH else float(t.split()[0]) for t in texts]
-    ranked = sorted({s for s in shown if s is not None}, reverse=metric.higher_is_better)
+    return _ranked([with_spread(v, metric) for v in values], metric.higher_is_better)
+
+
+def _ranked(texts: Sequence[str], higher_is_better: bool) -> list[Value]:
+    """Texts that begin with their number; what begins otherwise is a bound, or nothing."""
+    bounds = (DASH, "≥", ">")
+    shown = [None if t.startswith(bounds) else float(t.split()[0]) for t in texts]
+    ranked = sorted({s for s in shown if s is not None}, reverse=higher_is_better)
     marks = dict(zip(ranked, ("best", "second"), strict=False)) if len(ranked) > 1 else {}
     return [
         Value(text, marks.get(s, "") if s is not None else "")
@@ -246,6 +281,12 @@ def _csv_line(section: Section, row: Row, command: str) -> dict[str, object]:
             line |= _csv_values(f"{name}_before", before)
         for step in section.scored_steps.get(name, []):
             line |= _csv_values(f"{name}_at_{step}", at_step(row, name, step))
+    wanted = targets.endpoint(section)
+    if wanted is not None:
+        found = targets.reached(row, wanted)
+        name = f"steps_to_{wanted.loss}_{wanted.judged:g}"
+        line |= _csv_values(name, [r.value for r in found if r.value is not None])
+        line[f"{name}_not_reached"] = sum(r.censored for r in found)
     dropped = [cell.forgetting for cell in row.ok if cell.forgetting is not None]
     if dropped:
         line |= _csv_values("forgetting", dropped)
