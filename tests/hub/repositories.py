@@ -44,7 +44,7 @@ def readme(
     configs: Mapping[str, Mapping[str, str]], licence: str | None = None, rows: int | None = None
 ) -> bytes:
     """A card. configs: config -> split -> pattern; rows: of each split, as dataset_info says."""
-    text = ["---"]
+    text = ["---", "language: en"]
     text += [f"license: {licence}"] if licence else []
     if configs:
         text += ["configs:"]
@@ -57,7 +57,7 @@ def readme(
         for config, splits in configs.items():
             text += [f"- config_name: {config}", "  splits:"]
             for split in splits:
-                text += [f"  - name: {split}", f"    num_examples: {rows}"]
+                text += [f"  - name: {split}", f"    num_examples: {rows}", "    num_bytes: 1000"]
     return "\n".join([*text, "---", "# A set", ""]).encode()
 
 
@@ -187,7 +187,9 @@ def repositories() -> dict[str, Repository]:
         plain("allenai/c4", {f"en/c4-{split}.{i:05d}-of-{n:05d}.json.gz": gzip.compress(
             lines([{"text": _prose(i), "url": "https://x"} for _ in range(COUNT)]))
             for split, n, count in (("train", 1024, 36), ("validation", 8, 8))
-            for i in range(count)}, "odc-by"),
+            for i in range(count)},
+            card=readme({"en": {"train": "en/c4-train.*.json.gz",
+                                "validation": "en/c4-validation.*.json.gz"}}, "odc-by")),
         in_parquet("Salesforce/wikitext",
                    {c: {"test": wiki} for c in ("wikitext-2-v1", "wikitext-103-v1")},
                    licence="cc-by-sa-3.0"),
