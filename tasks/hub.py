@@ -226,9 +226,9 @@ def concatenated(parts: list[Any]) -> datasets.Dataset:
 
 
 def commit_of(data: datasets.Dataset) -> str | None:
-    """The commit that the files of a downloaded set came from."""
-    for name in data.info.download_checksums or {}:
-        if match := re.search(r"@([0-9a-f]{40})/", name):
+    """The commit that a downloaded set came from: `datasets` names a folder of its cache by it."""
+    for file in data.cache_files:
+        if match := re.search(r"/([0-9a-f]{40})/", file["filename"]):
             return match[1]
     return None
 

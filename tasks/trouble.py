@@ -35,12 +35,15 @@ class Trouble(Unusable):
 
 
 def patiently(ask: Callable[[], T]) -> T:
-    """Ask again, a few times and a little later, where the hub is busy or breaks off."""
+    """Ask again, a few times and a little later, where the hub is busy.
+
+    A download that breaks off is resumed by huggingface_hub itself.
+    """
     for wait in WAITS:
         try:
             return ask()
         except Exception as error:
-            if status(error) not in BUSY and not _broken_off(error):
+            if status(error) not in BUSY:
                 raise
             time.sleep(wait)
     return ask()

@@ -52,7 +52,7 @@ def commit_of(name: str, files: Files) -> str:
 class Fault:
     """A way of misbehaving, for so many requests (None: for ever).
 
-    busy: 429 and 503 in turn; page: HTML with status 200; cut: half of a file, then silence;
+    busy: 429 and 503 in turn; page: HTML with status 200; cut: a file's first half, then silence;
     gated: 401; forbidden: 403; missing: 404.
     """
 
@@ -270,7 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
             with self.hub.lock:
                 strikes = fault.strikes()
             if strikes:
-                self._send(status, part, headers, cut=True)
+                first = len(data) - len(part)
+                self._send(status, part, headers, sent=max(0, len(data) // 2 - first))
                 return
         self._send(status, part, headers)
 
@@ -301,7 +302,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _send(
-        self, status: int, data: bytes, headers: Mapping[str, str], *, cut: bool = False
+        self,
+        status: int,
+        data: bytes,
+        headers: Mapping[str, str],
+        *,
+        sent: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in headers.items():
@@ -309,8 +315,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
-        if cut:
+            self.wfile.write(data[:sent])
+        if sent is not None:
             self.wfile.flush()
             self.close_connection = True
 
