@@ -231,6 +231,7 @@ def _revisions(record: records.Record) -> dict[str, str]:
     """The commit of each set from a hub, and of the model."""
     found = {d["name"]: d["revision"] for d in record["task"]["data"] if d.get("hub_id")}
     found["the model"] = record["model"].get("revision")
+    found["the tokenizer"] = _table(record["model"].get("tokenizer")).get("revision")
     return {name: commit for name, commit in found.items() if commit}
 
 

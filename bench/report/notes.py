@@ -132,8 +132,8 @@ def _unequal(section: Section) -> list[str]:
                 revisions.setdefault(name, {}).setdefault(commit, set()).add(row.full_name)
     for name, commits in revisions.items():
         if len(commits) > 1:
-            parts = [f"{c[:10]} ({', '.join(sorted(rows))})" for c, rows in commits.items()]
-            said.append(f"WARNING: rows differ in the revision of {name}: {'; '.join(parts)}")
+            each = [f"{c[:10]} ({', '.join(sorted(rows))})" for c, rows in commits.items()]
+            said.append(f"WARNING: rows differ in the revision of {name}: {'; '.join(each)}")
     data = {
         tuple(name for name in cell.data if not _commit(name))
         for cell in section.cells

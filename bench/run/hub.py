@@ -131,7 +131,12 @@ def fetch(source: str, revision: str | None, *, weights: bool) -> tuple[Path, st
                 etag_timeout=TIMEOUT,
             )
         )
-        return Path(snapshot), Path(snapshot).name
+        return Path(snapshot), commit(Path(snapshot))
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is named by; None for any other."""
+    return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
 @contextmanager

