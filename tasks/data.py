@@ -196,6 +196,12 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def state(source: Source, split: str, data_dir: str | Path | None) -> str | None:
+    """What a split holds, as far as a name can tell: its file's fingerprint, or the hub's commit."""
+    path = source.path(split, data_dir)
+    return hub.commit(source, split) if path is None else file_fingerprint(path)
+
+
 def text_fingerprint(texts: Iterable[str]) -> str:
     """The first 16 hex digits of a sha256 over texts in their order."""
     digest = hashlib.sha256()

@@ -8,7 +8,6 @@ generator with its command line's default seed, so both ways ask the same questi
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import random
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.data import file_fingerprint, part_name
+from tasks.data import file_fingerprint, part_name, state
 from tasks.errors import TaskError
 from tasks.generation import evaluating
 from tasks.hub import quiet_datasets
@@ -31,7 +30,6 @@ from tasks.tokens import bos
 
 TASK_FILES = Path(__file__).parent / "lm_eval"
 FEWSHOT_SEED = 1234  # lm_eval's command line default
-_REHEARSED: set[str] = set()
 NOT_FOUND = "[invalid]"  # what lm-eval's regex filters give where nothing matches
 
 
@@ -87,13 +85,10 @@ class HarnessScorer(Scorer):
         return metrics(part_name(self.name, rows, self.whole), self.task, results)
 
     def rehearse(self) -> None:
-        """Ask one question of the task file, and score a made-up answer, without a model.
+        """Ask a question of the task file, and score a made-up answer, without a model.
 
-        Once a process. Raises what is wrong.
+        Raises what is wrong.
         """
-        key = json.dumps([self.task, self.few_shot, self.data_dir, self.revisions])
-        if key in _REHEARSED:
-            return
         with quiet(), undisturbed_random():
             from lm_eval.models.dummy import DummyLM
 
@@ -107,20 +102,17 @@ class HarnessScorer(Scorer):
                 rows=ROWS,
             )
         metrics(self.name, self.task, results)
-        _REHEARSED.add(key)
 
     def cache_key(self) -> dict[str, Any]:
         """The task files and their functions count, so that a changed prompt is scored anew."""
         files = sorted(TASK_FILES.glob("*.py")) + sorted(TASK_FILES.glob("*.yaml"))
-        paths = [source.path(split, self.data_dir) for source, split in self.sets]
         return {
             "task": self.task,
             "few_shot": self.few_shot,
             "limit": self.limit,
             "whole": self.whole,
             "files": [file_fingerprint(file) for file in files],
-            "data": [None if path is None else file_fingerprint(path) for path in paths],
-            **({"revisions": self.revisions} if self.revisions else {}),
+            "data": [state(source, split, self.data_dir) for source, split in self.sets],
         }
 
 

@@ -34,14 +34,15 @@ Key = tuple[str, ...]
 class Seen:
     """What a split was like when it was opened.
 
-    revision: the commit (None: from the cache, unknown); rows: where the set says so; licence: that
-    of its card.
+    revision: the commit (None: unknown); rows: where the set says so; licence: that of its card;
+    cached: the hub did not answer, and a copy was at hand.
     """
 
     revision: str | None
     rows: int | None
     columns: tuple[str, ...]
     licence: str | None = None
+    cached: bool = False
 
 
 _seen: dict[Key, Seen] = {}  # by what is opened and its commit
@@ -71,6 +72,12 @@ def look(source: Source, split: str) -> Seen:
     with _lock:
         _answers[key] = found
     return found
+
+
+def commit(source: Source, split: str) -> str | None:
+    """The commit at which a split was looked at in this process; None where it was not."""
+    found = _answers.get(_key(source, split))
+    return None if found is None else found.revision
 
 
 def remember(entries: Iterable[Mapping[str, Any]]) -> None:
@@ -104,20 +111,21 @@ def _look(source: Source, split: str) -> Seen:
             if not is_transport(error) or not _cached(source):
                 raise
             data = concatenated(opened(source, split, revision=source.revision))
-            seen = Seen(commit_of(data) or source.revision, len(data), tuple(data.column_names))
-            return _fitting(source, seen)
+            columns = tuple(data.column_names)
+            commit = commit_of(data) or source.revision
+            return _fitting(source, Seen(commit, len(data), columns, cached=True))
         key = (*_key(source, split), info.sha)
         if not info.gated and key in _seen:  # a gated one may have been closed since
             return _seen[key]
         _be_brief()
         parts = patiently(lambda: opened(source, split, revision=info.sha, streaming=True))
-        columns = [tuple(patiently(partial(_first, part))) for part in parts]
+        found = [tuple(patiently(partial(_first, part))) for part in parts]
         counts = [_rows(part) for part in parts]
         rows = None if None in counts else sum(n for n in counts if n is not None)
         licence = getattr(info.card_data, "license", None) if info.card_data else None
-        seen = Seen(info.sha, rows, columns[0], _text(licence))
-        for found in columns:
-            _fitting(source, Seen(info.sha, rows, found))
+        seen = Seen(info.sha, rows, found[0], _text(licence))
+        for columns in found:
+            _fitting(source, Seen(info.sha, rows, columns))
         with _lock:
             _seen[key] = seen
         return seen
@@ -164,7 +172,7 @@ def head(source: Source, split: str, count: int) -> datasets.Dataset:
 
     seen = look(source, split)
     with explained(source):
-        if seen.revision is None or not _online():
+        if seen.cached:
             data = concatenated(opened(source, split, revision=source.revision))
             return data.select(range(min(count, len(data))))
         (part, *_) = patiently(
@@ -240,12 +248,6 @@ def _cached(source: Source) -> bool:
     assert source.hub_id is not None
     name = source.hub_id.replace("/", "___")
     return (Path(datasets.config.HF_DATASETS_CACHE) / name).is_dir()
-
-
-def _online() -> bool:
-    from huggingface_hub import constants
-
-    return not constants.HF_HUB_OFFLINE
 
 
 def _be_brief() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tasks.data import Missing, lacks
 from tasks.source import Source
@@ -19,13 +19,22 @@ class Rehearsal:
 
     name: str
     sets: Sequence[tuple[Source, str]]
-    call: Callable[[], None]
+    call: Callable[[], None] = field(repr=False)
+
+
+_passed: set[str] = set()
 
 
 def failing(rehearsals: Iterable[Rehearsal], data_dir: str | None) -> Iterator[Missing]:
-    """Those that fail although their sets are at hand; a lacking set is told of elsewhere."""
+    """Those that fail although their sets are at hand; a lacking set is told of elsewhere.
+
+    What has passed once in this process, on the same files, is not tried again.
+    """
     for rehearsal in rehearsals:
-        if any(lacks(source, split, data_dir) for source, split in rehearsal.sets):
+        files = [source.path(split, data_dir) for source, split in rehearsal.sets]
+        stamps = [None if file is None else file.stat().st_mtime_ns for file in files]
+        key = repr((rehearsal, data_dir, stamps))
+        if key in _passed or any(lacks(s, split, data_dir) for s, split in rehearsal.sets):
             continue
         try:
             rehearsal.call()
@@ -35,3 +44,5 @@ def failing(rehearsals: Iterable[Rehearsal], data_dir: str | None) -> Iterator[M
             )
             message = f"{rehearsal.name} fails on the first rows of its set: {said}"
             yield Missing(rehearsal.name, "its rehearsal", message)
+        else:
+            _passed.add(key)
