@@ -197,7 +197,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def state(source: Source, split: str, data_dir: str | Path | None) -> str | None:
-    """What a split holds, as far as a name can tell: its file's fingerprint, or the hub's commit."""
+    """What names the rows of a split: the fingerprint of its local file, or the hub's commit."""
     path = source.path(split, data_dir)
     return hub.commit(source, split) if path is None else file_fingerprint(path)
 
