@@ -52,7 +52,7 @@ def commit_of(name: str, files: Files) -> str:
 class Fault:
     """A way of misbehaving, for so many requests (None: for ever).
 
-    busy: 429 and 503 in turn; page: HTML with status 200; cut: a file's first half, then silence;
+    busy: 429 and 503 in turn; page: HTML with status 200; cut: of a download the first half, then silence;
     gated: 401; forbidden: 403; missing: 404.
     """
 
@@ -266,7 +266,9 @@ class _Handler(BaseHTTPRequestHandler):
             status, part = 206, data[first : last + 1]
             headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
         fault = self.hub.faults.get(repository.name)
-        if fault and fault.kind == "cut" and self.command == "GET" and not path.endswith(".md"):
+        # Whoever downloads asks for all or for all the rest; whoever streams, for a piece.
+        rest = self.command == "GET" and self.headers.get("Range", "-").endswith("-")
+        if fault and fault.kind == "cut" and rest and not path.endswith(".md"):
             with self.hub.lock:
                 strikes = fault.strikes()
             if strikes:
