@@ -52,18 +52,14 @@ def commit_of(name: str, files: Files) -> str:
 class Fault:
     """A way of misbehaving, for so many requests (None: for ever).
 
-    busy: 429 and 503 in turn; page: HTML with status 200; cut: of a download the first half, then silence;
-    gated: 401; forbidden: 403; missing: 404.
+    busy: 429 and 503 in turn; page: HTML with status 200; cut: of a download the first half, then
+    silence; gated: 401; forbidden: 403; missing: 404.
     """
 
     kind: str
     times: int | None = None
-    after: int = 0  # requests that are answered well before
 
     def strikes(self) -> bool:
-        if self.after:
-            self.after -= 1
-            return False
         if self.times is None:
             return True
         self.times -= 1

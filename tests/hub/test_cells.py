@@ -42,17 +42,23 @@ def test_a_revision_is_a_cell_and_the_record_keeps_commits(command: Any, tmp_pat
         done = command(
             hub, tmp_path, "bench", "-m", "model=hub", f"model.source={name}",
             "model.revision=main,v1", "task=math_gsm8k", f"task.revisions=null,{{gsm8k: {pin}}}",
-            "task.scores=[]", "task.forgetting=[]", f"results_dir={tmp_path}/runs", *QUICK,
+            "task.scores=[gsm8k_metamath]", "task.limit=1", "task.forgetting=[arc_challenge]",
+            f"results_dir={tmp_path}/runs", *QUICK,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr[-3000:]
         assert not [r for r in hub.requests if r.endswith((".bin", "modeling_llama.py"))]
+        # What is scored at the end has been asked for before the weights are.
+        before = hub.requests[: hub.requests.index(hub.weights_asked_for()[0])]
+        for known in (set_name, "allenai/ai2_arc"):
+            assert any("bytes=" in r for r in before if f"/{known}/" in r), known
     found = records_in(tmp_path / "runs")
     assert len(found) == 4 and {r["status"] for r in found} == {"ok"}
     commits = {rev: commit_of(name, files) for rev, files in toy.revisions.items()}
     for record in found:
         assert record["model"]["revision"] == commits[record["config"]["model"]["revision"]]
-        (card,) = record["task"]["data"]
-        assert (card["name"], card["revision"]) == ("gsm8k/train", pin)
+        read = {card["name"]: card["revision"] for card in record["task"]["data"]}
+        assert read["gsm8k/train"] == read["gsm8k/test"] == pin
+        assert len(read["arc_challenge/test"]) == 40
 
 
 @pytest.mark.slow
