@@ -70,7 +70,7 @@ def command(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=root,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=580,
         )
 
     return run

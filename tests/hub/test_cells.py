@@ -62,6 +62,7 @@ def test_a_revision_is_a_cell_and_the_record_keeps_commits(command: Any, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_hub_task_trains_and_is_scored_without_local_data(
     task: str, command: Any, tmp_path: Path
