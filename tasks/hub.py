@@ -48,6 +48,8 @@ class Seen:
 _seen: dict[Key, Seen] = {}  # by what is opened and its commit
 _answers: dict[Key, Seen] = {}  # by what is opened, in this process
 _refusals: dict[Key, tuple[float, Unusable]] = {}
+_streams: dict[Key, Any] = {}  # open ones, of the first config
+_heads: dict[Key, datasets.Dataset] = {}
 _lock = threading.Lock()
 
 
@@ -92,12 +94,6 @@ def remembered() -> list[dict[str, Any]]:
     return [{"key": list(key), "seen": asdict(seen)} for key, seen in _seen.items()]
 
 
-def forget() -> None:
-    """Ask the hub anew."""
-    for kept in (_seen, _answers, _refusals):
-        kept.clear()
-
-
 def _key(source: Source, split: str) -> Key:
     what = [source.hub_id, source.config, source.revision, source.data_files]
     return (json.dumps(what), source.splits.get(split, split), ",".join(source.columns))
@@ -128,6 +124,7 @@ def _look(source: Source, split: str) -> Seen:
             _fitting(source, Seen(info.sha, rows, columns))
         with _lock:
             _seen[key] = seen
+            _streams[_key(source, split)] = parts[0]
         return seen
 
 
@@ -167,7 +164,14 @@ def _fitting(source: Source, seen: Seen) -> Seen:
 
 
 def head(source: Source, split: str, count: int) -> datasets.Dataset:
-    """The first rows of a split, streamed. Raises Unusable."""
+    """The first rows of a split, streamed once a process. Raises Unusable."""
+    key = (*_key(source, split), str(count))
+    if key not in _heads:
+        _heads[key] = _head(source, split, count)
+    return _heads[key]
+
+
+def _head(source: Source, split: str, count: int) -> datasets.Dataset:
     import datasets
 
     seen = look(source, split)
@@ -175,9 +179,11 @@ def head(source: Source, split: str, count: int) -> datasets.Dataset:
         if seen.cached:
             data = concatenated(opened(source, split, revision=source.revision))
             return data.select(range(min(count, len(data))))
-        (part, *_) = patiently(
-            lambda: opened(source, split, revision=seen.revision, streaming=True)
-        )
+        part = _streams.get(_key(source, split))
+        if part is None:
+            (part, *_) = patiently(
+                lambda: opened(source, split, revision=seen.revision, streaming=True)
+            )
         rows = patiently(lambda: list(part.take(count)))
         return datasets.Dataset.from_list(rows, features=part.features)
 
