@@ -23,8 +23,10 @@ from tasks.adaptllm_scores import (
     weighted_f1,
     whole_entities,
 )
-from tasks.data import Source, file_fingerprint, load, part_name
+from tasks.data import head, load, part_name, state
+from tasks.errors import TaskError
 from tasks.metrics import Metric, Scorer
+from tasks.source import Source
 
 if TYPE_CHECKING:
     import datasets
@@ -148,17 +150,25 @@ class AdaptScorer(Scorer):
             for metric, (value, examples) in found.items()
         }
 
+    def rehearse(self) -> None:
+        """Score the right answer of the first row, without a model. Raises TaskError."""
+        rows = list(head(self.source, "test", self.data_dir, 1))
+        measure = MEASURES[self.measure]
+        answers = [row["gold_index"] if measure.chosen else _label(row) for row in rows]
+        for metric, (value, _) in measure.of(rows, answers).items():
+            if value != 1:
+                raise TaskError(f"the right answer of its first row gets {metric} {value:g}")
+
     def _sample(self, data: datasets.Dataset) -> list[dict[str, Any]]:
         data = data.add_column("row", list(range(len(data)))).shuffle(seed=0)
         return list(data.select(range(min(len(data), self.limit or len(data)))))
 
     def cache_key(self) -> dict[str, Any]:
-        path = self.source.path("test", self.data_dir)
         return {
             "measure": [self.measure, VERSION],
             "limit": self.limit,
             "whole": self.whole,
-            "data": None if path is None else file_fingerprint(path),
+            "data": state(self.source, "test", self.data_dir),
         }
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasks.checks import MAX_SEED, whole
-from tasks.data import Missing
+from tasks.data import Missing, lacking_sets, look_at
 from tasks.errors import TaskError
 from tasks.forgetting import Forgetting
 from tasks.metrics import UNITS, Metric, Scorer
+from tasks.rehearsal import Rehearsal, failing
+from tasks.sets import SETS
+from tasks.source import Source
 
 if TYPE_CHECKING:
     import datasets
@@ -25,6 +28,7 @@ class Shared(TypedDict, total=False):
     data_dir: str | None
     forgetting: Sequence[str] | str
     forgetting_limit: int | None
+    revisions: Mapping[str, str] | None
 
 
 class Task(ABC):
@@ -34,6 +38,8 @@ class Task(ABC):
     data_dir: folder of local data sets, or None.
     forgetting: the parts of what may be forgotten (tasks.forgetting), or `auto`: those at hand.
     forgetting_limit: texts or questions of each part; None: all.
+    revisions: pins sets of tasks.sets, each to a commit, tag or branch of its hub repository; None:
+    as tasks.sets says.
 
     Raises TaskError for a setting out of its range, before anything is computed.
     """
@@ -48,33 +54,59 @@ class Task(ABC):
         data_dir: str | None = None,
         forgetting: Sequence[str] | str = (),
         forgetting_limit: int | None = None,
+        revisions: Mapping[str, str] | None = None,
     ) -> None:
         whole("seed", seed, 0, MAX_SEED)
+        self.revisions = dict(revisions or {})
+        if unknown := [name for name in self.revisions if name not in SETS]:
+            raise TaskError(
+                f"task.revisions names {', '.join(unknown)}; known sets: {', '.join(SETS)}"
+            )
         self.seed = seed
         self.data_dir = data_dir
-        self.forgetting = Forgetting(forgetting, data_dir=data_dir, limit=forgetting_limit)
+        self.forgetting = Forgetting(
+            forgetting, data_dir=data_dir, limit=forgetting_limit, revisions=self.revisions
+        )
 
     def prepare(self) -> None:
-        """Check, within seconds and before any model is loaded, that the data are there.
+        """Check before any model is loaded that the run will find its data as it needs them.
 
-        Raises TaskError, of the first thing that is missing.
+        Each set is opened as the run opens it and its columns are looked at; each benchmark scores
+        one made-up answer. Raises TaskError, of the first thing that is missing.
         """
+        look_at(self.every_set(), self.data_dir)
         for lack in self._lacking():
             raise TaskError(str(lack))
 
     def missing(self) -> list[Missing]:
-        """All that the task needs and that is not at hand, each once; nothing is loaded.
+        """All that `prepare` would refuse, each once; nothing is loaded.
 
         Training sets, sets of the scorers, and those of what may be forgotten.
         """
+        look_at(self.every_set(), self.data_dir)
         return list(dict.fromkeys(self._lacking()))
 
     def _lacking(self) -> Iterator[Missing]:
         yield from self.lacking()
         yield from self.forgetting.lacking()
+        yield from failing(self.rehearsals(), self.data_dir)
+        yield from failing(self.forgetting.rehearsals(), self.data_dir)
+
+    def every_set(self) -> list[tuple[Source, str]]:
+        """(source, split) of all that the run reads, each once."""
+        both = (*self.sets(), *self.forgetting.sets())
+        return list({(source.name, split): (source, split) for source, split in both}.values())
+
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """(source, split) of what is trained on and scored; for subclasses to give."""
+        yield from ()
 
     def lacking(self) -> Iterator[Missing]:
-        """What is missing of the task's own sets, one after the other; for subclasses to give."""
+        """What is missing of that, one after the other."""
+        return lacking_sets(self.sets(), self.data_dir)
+
+    def rehearsals(self) -> Iterator[Rehearsal]:
+        """What can be tried of training and scoring before a model is loaded."""
         yield from ()
 
     @abstractmethod

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks import checks
 from tasks.base import Scorer, Shared, Task
-from tasks.data import Missing, card, lacking_sets, load, text_fingerprint
+from tasks.data import card, load, text_fingerprint
 from tasks.errors import TaskError
 from tasks.examples import take
 from tasks.likelihood import TextScorer
@@ -22,8 +22,10 @@ from tasks.mixing import Mixed
 from tasks.overlap import overlap
 from tasks.packing import MASKS, packed_dataset
 from tasks.reading import reading_comprehension
+from tasks.rehearsal import Rehearsal
 from tasks.scores import Benchmarks
-from tasks.sets import SETS
+from tasks.sets import find
+from tasks.source import Source
 
 if TYPE_CHECKING:
     import datasets
@@ -75,15 +77,19 @@ class ContinualTask(Task):
         self.name, self.label = self._named(corpus, preprocess)
         self.corpus = corpus
         self.preprocess = preprocess
-        self.instructions = [SETS[name] for name in instructions if instruction_ratio]
+        self.instructions = [
+            find(name, self.revisions) for name in instructions if instruction_ratio
+        ]
         self.instruction_ratio = instruction_ratio
         self.max_blocks = max_blocks
         self.mask = mask
-        self.sources = [SETS[name] for name in CORPUS_SETS.get(corpus, (corpus,))]
+        self.sources = [find(name, self.revisions) for name in CORPUS_SETS.get(corpus, (corpus,))]
         self.max_documents = max_documents
         self.block = block
         self.held_out_texts = held_out_texts
-        self.benchmarks = Benchmarks([*scores, *beside], limit=limit, data_dir=self.data_dir)
+        self.benchmarks = Benchmarks(
+            [*scores, *beside], limit=limit, data_dir=self.data_dir, revisions=self.revisions
+        )
 
     def _named(self, corpus: str, preprocess: str) -> tuple[str, str]:
         """Name and label, which say what the text is, where it is not the paper's."""
@@ -94,13 +100,20 @@ class ContinualTask(Task):
         tail = "" if raw else "_reading"
         return f"{self.name}_standin{tail}", f"{self.label} (stand-in{', raw text' if raw else ''})"
 
-    def lacking(self) -> Iterator[Missing]:
-        """The corpus and the benchmarks that are not at hand."""
-        needed = [(source, "train") for source in self.sources]
-        needed += [(s, "test") for s in self.sources if "test" in s.files and "text" in s.columns]
-        needed += [(source, "train") for source in self.instructions]
-        yield from lacking_sets(needed, self.data_dir)
-        yield from self.benchmarks.lacking()
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """The corpus, the instructions, and the benchmarks'."""
+        for source in self.sources:
+            yield source, "train"
+        for source in self.sources:
+            if "test" in source.files and "text" in source.columns:
+                yield source, "test"
+        for source in self.instructions:
+            yield source, "train"
+        yield from self.benchmarks.sets()
+
+    def rehearsals(self) -> Iterator[Rehearsal]:
+        """The benchmarks."""
+        return self.benchmarks.rehearsals()
 
     @cached_property
     def _parts(self) -> list[datasets.Dataset]:

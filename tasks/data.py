@@ -9,66 +9,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import hub
 from tasks.errors import TaskError
+from tasks.source import Source
+from tasks.trouble import Trouble, Unfit, Unusable
 
 if TYPE_CHECKING:
     import datasets
 
 SHOWN_PROBLEMS = 5
-HUB_TIMEOUT = 5.0  # seconds
-_CHECKED: set[tuple[Path, int, int, str]] = set()  # local files found sound in this process
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one data set comes from and what its rows must hold.
-
-    files: split -> file name in the local folder; compressed, it ends in `.zst` besides.
-    splits: split -> split name on the hub, where it differs.
-    columns: what a row must hold; `texts`, those of them that must not be empty.
-    repeats: split -> how many rows of the published set repeat an earlier one (None: any number).
-    """
-
-    name: str
-    licence: str
-    columns: tuple[str, ...]
-    texts: tuple[str, ...]
-    files: Mapping[str, str]
-    hub_id: str | None = None
-    config: str | tuple[str, ...] | None = None  # several are joined in their order
-    revision: str | None = None
-    splits: Mapping[str, str] = field(default_factory=dict)
-    data_files: Mapping[str, list[str]] | None = None  # split -> hub files, of a huge set's part
-    repeats: Mapping[str, int | None] = field(default_factory=dict)
-    notes: str = ""
-    instead: str = ""  # what to run where the set can't be had
-
-    def path(self, split: str, data_dir: str | Path | None) -> Path | None:
-        """The local file of a split, if it is there."""
-        if data_dir is None or split not in self.files:
-            return None
-        path = self.place(self.files[split], data_dir)
-        found = (path, path.with_name(f"{path.name}.zst"))
-        return next((file for file in found if file.is_file()), None)
-
-    def place(self, file: str, data_dir: str | Path) -> Path:
-        """Where a local file of the set belongs."""
-        return Path(data_dir).expanduser() / self.name / file
-
-    def on_hub(self) -> str:
-        """How a person would name the set on the hub."""
-        if self.hub_id is None:
-            return "none"
-        if self.config is None:
-            return self.hub_id
-        config = self.config if isinstance(self.config, str) else " + ".join(self.config)
-        return f"{self.hub_id}, config {config}"
+AT_ONCE = 8  # sets that are looked at together
+_CHECKED: dict[tuple[Path, int, int, str], hub.Seen] = {}  # local files found sound here
 
 
 @dataclass(frozen=True)
@@ -91,23 +49,44 @@ class Missing:
         return self.message
 
 
-def lacks(source: Source, split: str, data_dir: str | Path | None) -> Missing | None:
-    """What stands in the way of loading a split; None: its local file is sound, or the hub answers.
+def seen(source: Source, split: str, data_dir: str | Path | None) -> hub.Seen:
+    """What a split is like: a local file's, read line by line once, or one row of the hub's.
 
-    Nothing is loaded: a local file is read line by line once, the hub asked once, without retries.
+    Raises TaskError.
     """
     path = source.path(split, data_dir)
-    if path is not None:
-        problem = _file_problem(path, source, split)
-        return None if problem is None else _lack(source, split, data_dir, "broken", problem)
-    if source.hub_id is None:
-        why = "it is on no hub"
-    else:
-        reason = _hub_problem(source.hub_id, source.revision)
-        if reason is None or _cached(source.hub_id):
-            return None
-        why = f"the hub gave: {reason}"
-    return _lack(source, split, data_dir, why, _missing(source, split, data_dir, why))
+    if path is None:
+        if source.hub_id is None:
+            raise TaskError(_missing(source, split, data_dir, "it is on no hub"))
+        return hub.look(source, split)
+    state = (path, path.stat().st_mtime_ns, path.stat().st_size, split)
+    if state not in _CHECKED:  # a file of gigabytes is read once
+        _CHECKED[state] = check_lines(path, source, split)
+    return _CHECKED[state]
+
+
+def lacks(source: Source, split: str, data_dir: str | Path | None) -> Missing | None:
+    """What stands in the way of loading a split; None: its local file is sound, or the hub's."""
+    try:
+        seen(source, split, data_dir)
+    except Unusable as error:
+        return _lack(source, split, data_dir, str(error), _said(source, split, data_dir, error))
+    except TaskError as error:
+        there = source.path(split, data_dir) is not None
+        why = "broken" if there else "it is on no hub"
+        return _lack(source, split, data_dir, why, str(error))
+    return None
+
+
+def look_at(needed: Iterable[tuple[Source, str]], data_dir: str | Path | None) -> None:
+    """Open all splits at once, so that whoever asks for one afterwards does not wait."""
+    every = list(needed)
+    if not any(source.hub_id and source.path(s, data_dir) is None for source, s in every):
+        return
+    import datasets  # noqa: F401  (threads would import it at the same time)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda item: lacks(item[0], item[1], data_dir), every))
 
 
 def _lack(
@@ -124,16 +103,14 @@ def _lack(
     )
 
 
-def _file_problem(path: Path, source: Source, split: str) -> str | None:
-    """What is wrong with a local file, if anything."""
-    state = (path, path.stat().st_mtime_ns, path.stat().st_size, split)
-    if state not in _CHECKED:  # a file of gigabytes is read once
-        try:
-            check_lines(path, source, split)
-        except TaskError as error:
-            return str(error)
-        _CHECKED.add(state)
-    return None
+def _said(source: Source, split: str, data_dir: str | Path | None, error: Unusable) -> str:
+    """One sentence: which set, what is wrong, what to do."""
+    name = f"data set '{source.name}' ({split} split; hub id: {source.on_hub()})"
+    if isinstance(error, Unfit):
+        return f"{name} {error}."
+    if isinstance(error, Trouble):
+        return f"{name}: {error}."
+    return _missing(source, split, data_dir, str(error))
 
 
 def require(source: Source, split: str, data_dir: str | Path | None) -> None:
@@ -155,36 +132,32 @@ def lacking_sets(
 
 def load(source: Source, split: str, data_dir: str | Path | None) -> datasets.Dataset:
     """One split as a Dataset, its rows in the file's order. Raises TaskError."""
+    return _opened(source, split, data_dir, lambda: hub.fetch(source, split))
+
+
+def head(source: Source, split: str, data_dir: str | Path | None, count: int) -> datasets.Dataset:
+    """The first rows of a split, without downloading the others. Raises TaskError."""
+    data = _opened(source, split, data_dir, lambda: hub.head(source, split, count))
+    return data.select(range(min(count, len(data))))
+
+
+def _opened(
+    source: Source,
+    split: str,
+    data_dir: str | Path | None,
+    from_hub: Callable[[], datasets.Dataset],
+) -> datasets.Dataset:
     import datasets
 
     require(source, split, data_dir)
     path = source.path(split, data_dir)
-    with quiet_datasets():
-        if path is not None:
+    if path is not None:
+        with hub.quiet_datasets():
             return datasets.load_dataset("json", data_files=str(path), split="train")
-        configs = source.config if isinstance(source.config, tuple) else (source.config,)
-        files = {} if source.data_files is None else {"data_files": dict(source.data_files)}
-        try:
-            parts = [
-                datasets.load_dataset(
-                    source.hub_id,
-                    config,
-                    split=source.splits.get(split, split),
-                    revision=source.revision,
-                    **files,
-                )
-                for config in configs
-            ]
-            data = parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
-        except Exception as error:  # whatever the hub client raises, it is one message to a person
-            raise TaskError(_missing(source, split, data_dir, _first_line(error))) from error
-    missing = [c for c in source.columns if c not in data.column_names]
-    if missing:
-        raise TaskError(
-            f"data set {source.name} ({source.on_hub()}), split {split}: missing column(s) "
-            f"{', '.join(missing)}; it has {', '.join(data.column_names)}"
-        )
-    return data
+    try:
+        return from_hub()
+    except Unusable as error:
+        raise TaskError(_said(source, split, data_dir, error)) from error
 
 
 def card(
@@ -195,7 +168,7 @@ def card(
     return {
         "name": f"{source.name}/{split}",
         "hub_id": source.hub_id,
-        "revision": None if path is not None else _revision(source),
+        "revision": None if path is not None else _revision(source, split, data),
         "licence": source.licence,
         "columns": list(data.column_names),
         "rows": len(data),
@@ -223,6 +196,12 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def state(source: Source, split: str, data_dir: str | Path | None) -> str | None:
+    """What names the rows of a split: the fingerprint of its local file, or the hub's commit."""
+    path = source.path(split, data_dir)
+    return hub.commit(source, split) if path is None else file_fingerprint(path)
+
+
 def text_fingerprint(texts: Iterable[str]) -> str:
     """The first 16 hex digits of a sha256 over texts in their order."""
     digest = hashlib.sha256()
@@ -232,16 +211,18 @@ def text_fingerprint(texts: Iterable[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_lines(path: Path, source: Source, split: str) -> None:
+def check_lines(path: Path, source: Source, split: str) -> hub.Seen:
     """Refuse a JSON lines file with broken lines, missing columns, empty or duplicate rows.
 
-    Raises one TaskError that names file, line and column of the first problems.
+    Returns how many rows it has, and the columns of the first. Raises one TaskError that names
+    file, line and column of the first problems.
     """
     allowed = source.repeats.get(split, 0)
     problems: list[str] = []
     repeated: list[str] = []
     seen: dict[bytes, int] = {}
     count = 0
+    columns: tuple[str, ...] = ()
     with opened(path) as file:
         for number, line in enumerate(file, start=1):
             row, problem = _row(line, source)
@@ -249,6 +230,7 @@ def check_lines(path: Path, source: Source, split: str) -> None:
                 problems.append(f"line {number}: {problem}")
                 continue
             count += 1
+            columns = columns or tuple(row)
             key = hashlib.blake2b(line.strip(), digest_size=12).digest()
             if key in seen and not _all_blank(row, source):
                 repeated.append(f"line {number}: repeats line {seen[key]}")
@@ -262,6 +244,7 @@ def check_lines(path: Path, source: Source, split: str) -> None:
         more = len(problems) - SHOWN_PROBLEMS
         rest = f"; and {more} more" if more > 0 else ""
         raise TaskError(f"{path}: {shown}{rest}. Mend the file, or fetch it again.")
+    return hub.Seen(None, count, columns)
 
 
 @contextmanager
@@ -325,49 +308,6 @@ def _missing(source: Source, split: str, data_dir: str | Path | None, reason: st
     )
 
 
-def _hub_problem(hub_id: str, revision: str | None) -> str | None:
-    """Why the hub can't give a set; None where it can. One request, no retry."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().dataset_info(hub_id, revision=revision, timeout=HUB_TIMEOUT)
-    except Exception as error:  # offline mode, no name service, time-out, not found, gated: any
-        return _first_line(error)
-    return None
-
-
-def _cached(hub_id: str) -> bool:
-    """Whether an earlier download of the set lies in the datasets cache."""
-    import datasets
-
-    return (Path(datasets.config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")).is_dir()
-
-
-def _revision(source: Source) -> str | None:
-    """The commit that the hub serves for the set, or the revision asked for."""
-    from huggingface_hub import HfApi
-
-    assert source.hub_id is not None  # no local file, so it came from the hub
-    try:
-        info = HfApi().dataset_info(source.hub_id, revision=source.revision, timeout=HUB_TIMEOUT)
-    except Exception:  # the set came from the cache: the asked-for revision is all that is known
-        return source.revision
-    return info.sha
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-@contextmanager
-def quiet_datasets() -> Iterator[None]:
-    """No progress bars of `datasets` inside: they would tear the run's own."""
-    import datasets
-
-    enabled = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if enabled:
-            datasets.enable_progress_bars()
+def _revision(source: Source, split: str, data: datasets.Dataset) -> str | None:
+    """The commit that the rows came from; the revision asked for, where the cache knows no more."""
+    return hub.commit_of(data) or hub.look(source, split).revision

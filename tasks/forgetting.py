@@ -11,18 +11,24 @@ With a limit, the texts are few enough to be scored along the run too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import checks
 from tasks.corpora import CORPORA, pydoc_topics, spread
-from tasks.data import Missing, Source, card, lacking_sets, lacks, load, text_fingerprint
+from tasks.data import Missing, card, lacking_sets, lacks, load, text_fingerprint
 from tasks.docstrings import PACKAGES, held_out_documents, lacking_packages
 from tasks.errors import TaskError
 from tasks.metrics import Scorer, When
+from tasks.rehearsal import Rehearsal
 from tasks.scores import SCORES, scorer
-from tasks.sets import SETS
+from tasks.sets import find
+from tasks.source import Source
+
+if TYPE_CHECKING:
+    from tasks.adaptllm import AdaptScorer
+    from tasks.harness import HarnessScorer
 
 HARNESS_PARTS = ("hellaswag", "winogrande", "arc_challenge")
 TEXT_SETS = {"wikitext2": "test", "wikipedia_sample": "train", "c4_sample": "train"}
@@ -40,7 +46,12 @@ class Forgetting:
     """
 
     def __init__(
-        self, parts: Sequence[str] | str, *, data_dir: str | None, limit: int | None
+        self,
+        parts: Sequence[str] | str,
+        *,
+        data_dir: str | None,
+        limit: int | None,
+        revisions: Mapping[str, str] | None = None,
     ) -> None:
         names = [parts] if isinstance(parts, str) else list(parts)
         unknown = [name for name in names if name not in (*PARTS, "auto")]
@@ -55,6 +66,7 @@ class Forgetting:
         self.names = names
         self.data_dir = data_dir
         self.limit = limit
+        self.revisions = revisions
         self._resolved: list[str] | None = None
 
     def prepare(self) -> None:
@@ -68,10 +80,21 @@ class Forgetting:
             if name == "docstrings":
                 found = lacking_packages(PACKAGES)
             else:
-                found = lacking_sets(_sets(name), self.data_dir)
+                found = lacking_sets(self._sets(name), self.data_dir)
             for lack in found:
                 message = f"task.forgetting: {lack} task.forgetting=auto takes what is at hand."
                 yield replace(lack, message=message)
+
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """(source, split) of the parts; of `auto` all that are looked for."""
+        for name in AUTO if self.names == ["auto"] else self.names:
+            yield from self._sets(name)
+
+    def rehearsals(self) -> Iterator[Rehearsal]:
+        """Each benchmark among the parts scores one made-up answer."""
+        for name in self._parts():
+            if name in HARNESS_PARTS:
+                yield Rehearsal(name, self._sets(name), self._benchmark(name).rehearse)
 
     def scorers(self) -> list[Scorer]:
         """One scorer a part."""
@@ -85,7 +108,7 @@ class Forgetting:
         if self.names != ["auto"]:
             return self.names
         if self._resolved is None:
-            found = [name for name in AUTO if all(self._at_hand(*s) for s in _sets(name))]
+            found = [name for name in AUTO if all(self._at_hand(*s) for s in self._sets(name))]
             text = [] if "wikitext2" in found else ["pydoc_topics"]
             self._resolved = text + found
         return self._resolved
@@ -97,7 +120,7 @@ class Forgetting:
 
     def _scorer(self, name: str) -> Scorer:
         if name in HARNESS_PARTS:
-            return scorer(name, limit=self.limit, data_dir=self.data_dir)
+            return self._benchmark(name)
         from tasks.likelihood import TextScorer  # brings torch
 
         titles, texts = zip(*self._texts(name), strict=True)
@@ -105,12 +128,15 @@ class Forgetting:
         when: When = "before_after" if self.limit is None else "along"
         return TextScorer(name, texts, ids=titles, key=key, when=when)
 
+    def _benchmark(self, name: str) -> AdaptScorer | HarnessScorer:
+        return scorer(name, limit=self.limit, data_dir=self.data_dir, revisions=self.revisions)
+
     def _texts(self, name: str) -> list[tuple[str, str]]:
         """(title, text) of a general text set, cut where there is a limit."""
         if name in EMBEDDED:
             texts = self._embedded(name)
         else:
-            ((source, split),) = _sets(name)
+            ((source, split),) = self._sets(name)
             column = load(source, split, self.data_dir)["text"]
             texts = (
                 articles(column)
@@ -134,8 +160,15 @@ class Forgetting:
             return [CORPORA[EMBEDDED[name]].card(name, texts)]
         return [
             card(source, split, load(source, split, self.data_dir), self.data_dir)
-            for source, split in _sets(name)
+            for source, split in self._sets(name)
         ]
+
+    def _sets(self, name: str) -> Sequence[tuple[Source, str]]:
+        if name in EMBEDDED:
+            return []
+        if name in TEXT_SETS:
+            return [(find(name, self.revisions), TEXT_SETS[name])]
+        return SCORES[name].sources(self.revisions)
 
 
 def articles(lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -154,9 +187,3 @@ def articles(lines: Iterable[str]) -> list[tuple[str, str]]:
         found[-1][1].append(line.removesuffix("\n"))
     texts = [(title, "\n".join(body)) for title, body in found]
     return [(title, text) for title, text in texts if text.strip()]
-
-
-def _sets(name: str) -> Sequence[tuple[Source, str]]:
-    if name in EMBEDDED:
-        return []
-    return [(SETS[name], TEXT_SETS[name])] if name in TEXT_SETS else SCORES[name].sources

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.data import Source, file_fingerprint, part_name, quiet_datasets
+from tasks.data import file_fingerprint, part_name, state
 from tasks.errors import TaskError
 from tasks.generation import evaluating
+from tasks.hub import quiet_datasets
 from tasks.metrics import Metric, Scorer
+from tasks.rehearsal import ROWS
+from tasks.source import Source
 from tasks.tokens import bos
 
 TASK_FILES = Path(__file__).parent / "lm_eval"
@@ -51,6 +54,7 @@ class HarnessScorer(Scorer):
         data_dir: str | None = None,
         whole: int | None = None,
         sets: Sequence[tuple[Source, str]] = (),
+        revisions: Mapping[str, str] | None = None,
     ) -> None:
         if few_shot is not None and few_shot < 0:
             raise TaskError(f"{name}: few_shot is {few_shot}; it must be 0 or more, or null")
@@ -63,6 +67,7 @@ class HarnessScorer(Scorer):
         self.data_dir = data_dir
         self.whole = whole
         self.sets = list(sets)
+        self.revisions = dict(revisions or {})
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
         """The metrics of the task file; for answers found by a pattern, how many were found."""
@@ -74,21 +79,40 @@ class HarnessScorer(Scorer):
             few_shot=self.few_shot,
             limit=self.limit,
             data_dir=self.data_dir,
+            revisions=self.revisions,
         )
         rows = results["n-samples"][self.task]["original"]
         return metrics(part_name(self.name, rows, self.whole), self.task, results)
 
+    def rehearse(self) -> None:
+        """Ask a question of the task file, and score a made-up answer, without a model.
+
+        Raises what is wrong.
+        """
+        with quiet(), undisturbed_random():
+            from lm_eval.models.dummy import DummyLM
+
+            results = ask(
+                DummyLM(),
+                self.task,
+                few_shot=self.few_shot,
+                limit=1,
+                data_dir=self.data_dir,
+                revisions=self.revisions,
+                rows=ROWS,
+            )
+        metrics(self.name, self.task, results)
+
     def cache_key(self) -> dict[str, Any]:
         """The task files and their functions count, so that a changed prompt is scored anew."""
         files = sorted(TASK_FILES.glob("*.py")) + sorted(TASK_FILES.glob("*.yaml"))
-        paths = [source.path(split, self.data_dir) for source, split in self.sets]
         return {
             "task": self.task,
             "few_shot": self.few_shot,
             "limit": self.limit,
             "whole": self.whole,
             "files": [file_fingerprint(file) for file in files],
-            "data": [None if path is None else file_fingerprint(path) for path in paths],
+            "data": [state(source, split, self.data_dir) for source, split in self.sets],
         }
 
 
@@ -101,6 +125,7 @@ def run(
     few_shot: int | None = None,
     limit: int | None = None,
     data_dir: str | None = None,
+    revisions: Mapping[str, str] | None = None,
 ) -> Mapping[str, Any]:
     """lm-eval's own results of one task file, with samples. Raises TaskError."""
     if batch_size < 1:
@@ -115,7 +140,7 @@ def run(
             # The switch stands for all special tokens: ByT5 would end every prompt with EOS.
             add_bos_token=bool(bos(tokenizer)),
         )
-        return ask(lm, task, few_shot=few_shot, limit=limit, data_dir=data_dir)
+        return ask(lm, task, few_shot=few_shot, limit=limit, data_dir=data_dir, revisions=revisions)
 
 
 def ask(
@@ -125,13 +150,20 @@ def ask(
     few_shot: int | None = None,
     limit: int | None = None,
     data_dir: str | None = None,
+    revisions: Mapping[str, str] | None = None,
+    rows: int | None = None,
 ) -> Mapping[str, Any]:
-    """lm-eval's results of one task file for any of lm-eval's language models."""
+    """lm-eval's results of one task file for any of lm-eval's language models.
+
+    rows: read no more of its sets.
+    """
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(
-        include_path=TASK_FILES, include_defaults=False, metadata={"data_dir": data_dir}
+        include_path=TASK_FILES,
+        include_defaults=False,
+        metadata={"data_dir": data_dir, "revisions": dict(revisions or {}), "rows": rows},
     )
     loaded = manager.load([task])
     for item in loaded["tasks"].values():

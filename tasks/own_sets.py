@@ -27,9 +27,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.data import Source
 from tasks.errors import TaskError
 from tasks.sets import SETS
+from tasks.source import Source
 
 REQUIRED = ("name", "licence", "columns")
 OPTIONAL = ("label", "hub_id", "config", "revision", "splits", "notes")

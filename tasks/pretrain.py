@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from tasks.base import Scorer, Shared, Task
 from tasks.checks import MAX_BLOCK, choice, limit, whole
-from tasks.data import Missing, Source, card, lacking_sets, load, text_fingerprint
+from tasks.data import Missing, card, load, text_fingerprint
 from tasks.docs import DocsTask
 from tasks.docstrings import PACKAGES
 from tasks.likelihood import BlockScorer, TextScorer
 from tasks.overlap import overlap
 from tasks.packing import MASKS, packed_dataset
 from tasks.sets import C4_SHARDS, SETS, c4_shards
+from tasks.source import Source
 
 if TYPE_CHECKING:
     import datasets
@@ -64,14 +65,18 @@ class PretrainTask(Task):
         self.max_blocks = max_blocks
         self.validation_texts = validation_texts
         self.docs = DocsTask(packages) if corpus == "docs" else None
-        self.source: Source = c4_shards(shards) if corpus == "c4" else SETS["c4_sample"]
+        self.source: Source = (
+            c4_shards(shards, self.revisions) if corpus == "c4" else SETS["c4_sample"]
+        )
+
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """The splits of the corpus, where it is no packages'."""
+        if self.docs is None:
+            yield from ((self.source, split) for split in self._splits)
 
     def lacking(self) -> Iterator[Missing]:
         """The packages or the splits of the corpus that are not at hand."""
-        if self.docs is not None:
-            return self.docs.lacking()
-        needed = [(self.source, split) for split in self._splits]
-        return lacking_sets(needed, self.data_dir)
+        return super().lacking() if self.docs is None else self.docs.lacking()
 
     @property
     def _splits(self) -> list[str]:

@@ -9,14 +9,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks import checks
-from tasks.data import Missing, Source, card, lacking_sets, load
+from tasks import checks, sets
+from tasks.data import card, load
 from tasks.errors import TaskError
 from tasks.metrics import Scorer
 from tasks.overlap import TEXTS_SCANNED, overlap
-from tasks.sets import SETS
+from tasks.rehearsal import Rehearsal
+from tasks.source import Source
+
+if TYPE_CHECKING:
+    from tasks.adaptllm import AdaptScorer
+    from tasks.harness import HarnessScorer
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,9 @@ class Score:
     examples: bool = False
     adaptllm: str = ""
 
-    @property
-    def sources(self) -> list[tuple[Source, str]]:
+    def sources(self, revisions: Mapping[str, str] | None = None) -> list[tuple[Source, str]]:
         """(source, split) of each set, the scored one first."""
-        return [(SETS[name], split) for name, split in self.sets]
+        return [(sets.find(name, revisions), split) for name, split in self.sets]
 
 
 _MMLU = (("mmlu", "test"), ("mmlu", "dev"))
@@ -117,13 +121,19 @@ def find(name: str) -> Score:
     return replace(SCORES[base], few_shot=few_shot)
 
 
-def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
+def scorer(
+    name: str,
+    *,
+    limit: int | None,
+    data_dir: str | None,
+    revisions: Mapping[str, str] | None = None,
+) -> AdaptScorer | HarnessScorer:
     """The scorer of one benchmark."""
     score = find(name)
     if score.adaptllm:
         from tasks.adaptllm import AdaptScorer
 
-        ((source, _),) = score.sources
+        ((source, _),) = score.sources(revisions)
         return AdaptScorer(
             name, source, score.adaptllm, limit=limit, data_dir=data_dir, whole=score.whole
         )
@@ -136,34 +146,47 @@ def scorer(name: str, *, limit: int | None, data_dir: str | None) -> Scorer:
         limit=limit,
         data_dir=data_dir,
         whole=score.whole,
-        sets=score.sources,
+        sets=score.sources(revisions),
+        revisions=revisions,
     )
 
 
 class Benchmarks:
     """The benchmarks chosen for a task (names that `find` knows), and the questions of each."""
 
-    def __init__(self, names: Sequence[str], *, limit: int | None, data_dir: str | None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        limit: int | None,
+        data_dir: str | None,
+        revisions: Mapping[str, str] | None = None,
+    ) -> None:
         self.scores = [find(name) for name in dict.fromkeys(names)]
         checks.limit("task.limit", limit)
         self.names = list(dict.fromkeys(names))
         self.limit = limit
         self.data_dir = data_dir
-
-    def lacking(self) -> Iterator[Missing]:
-        """What is missing of their sets, one after the other."""
-        return lacking_sets(self._sets(), self.data_dir)
+        self.revisions = revisions
 
     def scorers(self) -> list[Scorer]:
         """One scorer a benchmark, in the order of the names."""
-        return [scorer(name, limit=self.limit, data_dir=self.data_dir) for name in self.names]
+        return [self._scorer(name) for name in self.names]
+
+    def rehearsals(self) -> Iterator[Rehearsal]:
+        """Each benchmark scores one made-up answer."""
+        for name, score in zip(self.names, self.scores, strict=True):
+            yield Rehearsal(name, score.sources(self.revisions), self._scorer(name).rehearse)
+
+    def _scorer(self, name: str) -> AdaptScorer | HarnessScorer:
+        return scorer(name, limit=self.limit, data_dir=self.data_dir, revisions=self.revisions)
 
     def data_card(self, train: Iterable[str]) -> list[dict[str, Any]]:
         """A card a set; the scored ones with their overlap with the training texts."""
         train = list(islice(train, TEXTS_SCANNED))
         scored = {score.sets[0]: score.text for score in self.scores}
         cards = []
-        for source, split in self._sets():
+        for source, split in self.sets():
             data = load(source, split, self.data_dir)
             entry = card(source, split, data, self.data_dir)
             if (source.name, split) in scored:
@@ -172,10 +195,10 @@ class Benchmarks:
             cards.append(entry)
         return cards
 
-    def _sets(self) -> Iterator[tuple[Source, str]]:
-        """Each set once."""
-        sets = dict.fromkeys(item for score in self.scores for item in score.sets)
-        return ((SETS[name], split) for name, split in sets)
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """(source, split) of each set, once."""
+        named = dict.fromkeys(item for score in self.scores for item in score.sets)
+        return ((sets.find(name, self.revisions), split) for name, split in named)
 
 
 def _text(row: Mapping[str, Any], path: str) -> str:

@@ -6,9 +6,10 @@ set is loaded, so a card that has changed since shows at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from tasks.data import Source
+from tasks.source import Source
 
 MMLU_SUBJECTS = 57
 C4_SHARDS = 1024  # training files
@@ -337,11 +338,17 @@ _ALL = (
 SETS = {source.name: source for source in _ALL}
 
 
-def c4_shards(count: int) -> Source:
+def find(name: str, revisions: Mapping[str, str] | None = None) -> Source:
+    """A set by its name, at the revision that `revisions` pins it to, if it does."""
+    revision = (revisions or {}).get(name)
+    return SETS[name] if revision is None else replace(SETS[name], revision=revision)
+
+
+def c4_shards(count: int, revisions: Mapping[str, str] | None = None) -> Source:
     """C4 with the first `count` of its C4_SHARDS training files, each of 356,000 documents."""
     files = [f"en/c4-train.{i:05d}-of-{C4_SHARDS:05d}.json.gz" for i in range(count)]
     return replace(
-        SETS["c4"],
+        find("c4", revisions),
         config=None,  # the files are named instead
         data_files={"train": files, "validation": ["en/c4-validation.*.json.gz"]},
         notes=f"{count} of the 1,024 training files",

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tasks import checks
 from tasks.base import Scorer, Shared, Task
-from tasks.data import Missing, card, lacking_sets, load
+from tasks.data import card, head, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
 from tasks.overlap import overlap
 from tasks.own_sets import OwnSet, read_set
+from tasks.rehearsal import Rehearsal
 from tasks.scores import Benchmarks
-from tasks.sets import SETS
+from tasks.sets import find
+from tasks.source import Source
 
 if TYPE_CHECKING:
     import datasets
+
+REHEARSED = 8  # rows
 
 
 class TuningTask(Task):
@@ -54,7 +58,7 @@ class TuningTask(Task):
             self.source = self.own.source
         elif train_set in self.known:
             self.name, self.label = self.known[train_set] or (self.name, self.label)
-            self.source = SETS[train_set]
+            self.source = find(train_set, self.revisions)
         else:
             raise TaskError(
                 f"task.train_set is {train_set!r}; take {' or '.join(self.known)}, or state a set "
@@ -62,7 +66,9 @@ class TuningTask(Task):
             )
         self.max_examples = max_examples
         self.max_tokens = max_tokens
-        self.benchmarks = Benchmarks([*scores, *beside], limit=limit, data_dir=self.data_dir)
+        self.benchmarks = Benchmarks(
+            [*scores, *beside], limit=limit, data_dir=self.data_dir, revisions=self.revisions
+        )
         self.cuts: Cuts | None = None
 
     @abstractmethod
@@ -77,11 +83,26 @@ class TuningTask(Task):
     def own_scorer(self, rows: datasets.Dataset) -> Scorer:
         """What scores the test split of a set of one's own. Raises TaskError."""
 
-    def lacking(self) -> Iterator[Missing]:
-        """The sets and the benchmarks that are not at hand."""
+    def sets(self) -> Iterator[tuple[Source, str]]:
+        """The training set, the splits of a set of one's own, and the benchmarks'."""
         splits = ["train"] if self.own is None else self.own.splits
-        yield from lacking_sets([(self.source, split) for split in splits], self.data_dir)
-        yield from self.benchmarks.lacking()
+        yield from ((self.source, split) for split in splits)
+        yield from self.benchmarks.sets()
+
+    def rehearsals(self) -> Iterator[Rehearsal]:
+        """The first rows made into text, those of one's own test split scored; the benchmarks."""
+        for split in ["train"] if self.own is None else self.own.splits:
+            call = partial(self._rehearse, split)
+            yield Rehearsal(f"{self.source.name}, split {split},", [(self.source, split)], call)
+        yield from self.benchmarks.rehearsals()
+
+    def _rehearse(self, split: str) -> None:
+        rows = head(self.source, split, self.data_dir, REHEARSED)
+        if split == "train":
+            for row in rows:
+                self.segments(row, "")
+        else:
+            self.own_scorer(rows)
 
     @cached_property
     def _rows(self) -> datasets.Dataset:

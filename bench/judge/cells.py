@@ -101,6 +101,7 @@ class Result:
     examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
     untimed: str = ""  # why its seconds are left out
     target_loss: float | None = None  # whose steps the tables show, where the record says
+    revisions: Mapping[str, str] = field(default_factory=dict)  # of sets and model: commits
 
     @property
     def ok(self) -> bool:
@@ -220,11 +221,20 @@ def _cell(record: records.Record, file: Path) -> Result:
             cuts=_cuts(record.get("rank_cuts")),
             perturbed=bool(config.get("perturb")),
             target_loss=_table(config.get("analysis")).get("target_loss"),
+            revisions=_revisions(record),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         # head_only leaves the curves and the spectrum unchecked: say properly what is wrong.
         records.check(record, file)
         raise UserError(f"{file}: {type(error).__name__} {error}") from None
+
+
+def _revisions(record: records.Record) -> dict[str, str]:
+    """The commit of each set from a hub, and of the model."""
+    found = {d["name"]: d["revision"] for d in record["task"]["data"] if d.get("hub_id")}
+    found["the model"] = record["model"].get("revision")
+    found["the tokenizer"] = _table(record["model"].get("tokenizer")).get("revision")
+    return {name: commit for name, commit in found.items() if commit}
 
 
 def _split(seed: int, config: Mapping[str, Any]) -> str:

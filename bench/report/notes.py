@@ -125,12 +125,30 @@ def _unequal(section: Section) -> list[str]:
     seeds = {tuple(cell.seed for cell in row.ok) for row in section.rows if row.ok}
     if len(seeds) > 1:
         said.append("WARNING: rows differ in the seeds behind them; see the column of seeds")
-    data = {cell.data for cell in section.cells if cell.data}
+    revisions: dict[str, dict[str, set[str]]] = {}
+    for row in section.rows:
+        for cell in row.cells:
+            for name, commit in cell.revisions.items():
+                revisions.setdefault(name, {}).setdefault(commit, set()).add(row.full_name)
+    for name, commits in revisions.items():
+        if len(commits) > 1:
+            each = [f"{c[:10]} ({', '.join(sorted(rows))})" for c, rows in commits.items()]
+            said.append(f"WARNING: rows differ in the revision of {name}: {'; '.join(each)}")
+    data = {
+        tuple(name for name in cell.data if not _commit(name))
+        for cell in section.cells
+        if cell.data
+    }
     if len(data) > 1:
         said.append(
             f"WARNING: cells differ in their data: {' / '.join(map(', '.join, sorted(data)))}"
         )
     return said
+
+
+def _commit(name: str) -> bool:
+    """Whether a set is named with its commit, of which the notes speak apart."""
+    return re.search(r" [0-9a-f]{40}$", name) is not None
 
 
 def _rates(section: Section, main: str | None) -> list[str]:

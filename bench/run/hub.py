@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 from bench.errors import UserError
 from bench.run import wheel
+from tasks.trouble import patiently, trouble
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -58,7 +59,7 @@ def check(source: str, revision: str | None, *, weights: bool, tokenizer: bool) 
         return
     with _explained(source, revision):
         try:
-            _ask_hub(source, revision, weights=weights)
+            patiently(lambda: _ask_hub(source, revision, weights=weights))
         except UserError:
             raise
         except Exception as unanswered:
@@ -71,7 +72,7 @@ def check(source: str, revision: str | None, *, weights: bool, tokenizer: bool) 
 
 
 def _ask_hub(source: str, revision: str | None, *, weights: bool) -> None:
-    """One or two requests without retries: is it there, may we read it, has it safe weights?"""
+    """One or two requests: is it there, may we read it, has it safe weights?"""
     wanted = [(CONFIG,), WEIGHTS] if weights else [TOKENIZER]
     for names in wanted:
         for name in names:
@@ -121,14 +122,21 @@ def fetch(source: str, revision: str | None, *, weights: bool) -> tuple[Path, st
         return folder, None
     with _explained(source, revision):
         patterns = [*TEXT_FILES, "*.safetensors"] if weights else TEXT_FILES
-        snapshot = snapshot_download(
-            source,
-            revision=revision,
-            allow_patterns=patterns,
-            ignore_patterns=["*/*"],
-            etag_timeout=TIMEOUT,
+        snapshot = patiently(
+            lambda: snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=["*/*"],
+                etag_timeout=TIMEOUT,
+            )
         )
-        return Path(snapshot), Path(snapshot).name
+        return Path(snapshot), commit(Path(snapshot))
+
+
+def commit(folder: Path) -> str | None:
+    """The commit that a folder of the hub's cache is named by; None for any other."""
+    return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
 
 
 @contextmanager
@@ -154,6 +162,8 @@ def _explained(source: str, revision: str | None) -> Iterator[None]:
             )
         elif isinstance(cause, RevisionNotFoundError):
             message = f"{source} has no revision {revision!r}: give a branch, a tag or a commit."
+        elif (known := trouble(error)) is not None:
+            message = f"{source} on the model hub: {known}."
         else:
             message = (
                 f"can't reach {source} on the model hub, and no complete copy is in the cache "

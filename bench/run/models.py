@@ -314,6 +314,7 @@ def _card(
         "context": model.config.max_position_embeddings,
         "tokenizer": {
             "source": settings.get("tokenizer") or settings["source"],
+            "revision": hub.commit(Path(tokenizer.name_or_path)),
             "vocabulary": len(tokenizer),
             "bos": tokenizer.bos_token,
             "eos": tokenizer.eos_token,

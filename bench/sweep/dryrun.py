@@ -1,8 +1,9 @@
 """``python -m bench.dryrun KEY=VALUE ...``: what ``python -m bench -m KEY=VALUE ...`` would run.
 
 Lists the cells of the grid with their steps, tokens and an estimate of time and memory, says which
-are complete, and names the data sets and models that are missing here. Nothing is trained,
-downloaded or written.
+are complete. Opens each data set as a run would, reads a row and lets each benchmark score an
+answer, asks for each model, and says of each whether it is well or what to do. Nothing is trained,
+and no weights are loaded.
 
 Exit status: 0, whatever is missing; 2 for a mistake in the configuration.
 """
@@ -29,7 +30,7 @@ from bench.run.plan import Plan, done
 from bench.sweep import outcomes
 from bench.sweep.estimate import DEVICES, estimate
 from bench.sweep.grid import Job, compose_grid
-from bench.sweep.needs import missing
+from bench.sweep.needs import Needs, needs
 from bench.sweep.preview import DryRun, Planned, text
 from methods import MethodError
 from tasks import TaskError
@@ -47,7 +48,7 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
         raise UserError(refusal)
     grid, jobs = compose(overrides)
     if not jobs:
-        return DryRun("nothing to run", len(grid), DEVICES[device or "cpu"], [], [])
+        return DryRun("nothing to run", len(grid), DEVICES[device or "cpu"], [], Needs())
     plans = [job.plan() for job in jobs]
     first = plans[0].config
     chosen = DEVICES[device or ("cpu" if first["scale_name"] == "laptop" else "a100")]
@@ -61,7 +62,7 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
     names = first["arms"].get("not_in_paper", [])
     added = sorted({p.method.label for p in plans if p.method.name in names})
     title = f"experiment {first['experiment_name']}, scale {first['scale_name']}"
-    return DryRun(title, len(grid), chosen, rows, missing([p.config for p in plans]), added)
+    return DryRun(title, len(grid), chosen, rows, needs([p.config for p in plans]), added)
 
 
 def compose(overrides: Sequence[str]) -> tuple[list[list[str]], list[Job]]:

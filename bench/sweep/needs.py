@@ -1,36 +1,92 @@
-"""What the cells of a grid need and is not here: asked of tasks and models, nothing loaded."""
+"""What the cells of a grid need: each set opened, each model asked for, nothing loaded.
+
+What was seen of a set at a commit is kept in the cache: a commit does not change.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
+from bench import records
 from bench.errors import UserError
 from bench.run import models, wheel
 from bench.run.build import build
 from tasks import Task, TaskError
-from tasks.data import Missing
+from tasks.data import Missing, lacks, look_at, seen
+from tasks.hub import Seen, remember, remembered
+from tasks.source import Source
 
 
-def missing(configs: Sequence[Mapping[str, Any]]) -> list[Missing]:
-    """Each data set and model of the cells that cannot be had here, once."""
-    found: list[Missing] = []
+@dataclass(frozen=True)
+class Looked:
+    """A split that the cells read: what was seen of it, or why it cannot be used, in a clause."""
+
+    source: Source
+    split: str
+    place: str  # the local file's; empty: the hub
+    seen: Seen | None
+    why: str = ""
+
+
+@dataclass
+class Needs:
+    """Each set that the cells read, once, and all that cannot be had here."""
+
+    sets: list[Looked] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+
+def needs(configs: Sequence[Mapping[str, Any]]) -> Needs:
+    """Look at each data set and model of the cells, the sets at the same time."""
+    found = Needs()
+    tasks: list[Task] = []
     for config in _distinct(config["task"] for config in configs):
-        found += of_task(config)
+        try:
+            tasks.append(build(config))
+        except TaskError as error:
+            found.missing.append(Missing(str(config.get("name")), "refused", str(error)))
+    with _kept():
+        for folder in dict.fromkeys(task.data_dir for task in tasks):
+            of = [task for task in tasks if task.data_dir == folder]
+            sets = {
+                (s.name, s.revision, split): (s, split) for t in of for s, split in t.every_set()
+            }
+            look_at(sets.values(), folder)
+            found.sets += [looked(source, split, folder) for source, split in sets.values()]
+        for task in tasks:
+            found.missing += task.missing()
     for config in _distinct(config["model"] for config in configs):
-        found += of_model(config)
-    return list(dict.fromkeys(found))
+        found.missing += of_model(config)
+    found.missing = list(dict.fromkeys(found.missing))
+    return found
 
 
-def of_task(config: Mapping[str, Any]) -> list[Missing]:
-    """All that the task lacks, where a run would stop at the first."""
-    try:
-        task: Task = build(config)
-        return task.missing()
-    except TaskError as error:
-        return [Missing(str(config.get("name")), "refused", str(error))]
+def looked(source: Source, split: str, data_dir: str | None) -> Looked:
+    """What is known of a split that was looked at."""
+    path = source.path(split, data_dir)
+    place = "" if path is None else f"{path.parent.name}/{path.name}"
+    lack = lacks(source, split, data_dir)
+    if lack is not None:
+        return Looked(source, split, place, None, lack.why)
+    return Looked(source, split, place, seen(source, split, data_dir))
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Inside, what an earlier dry run saw on the hub is known, and what this one sees is kept."""
+    file = wheel.cache_folder() / "hub_sets.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        remember(json.loads(file.read_text(encoding="utf-8")))
+    before = remembered()
+    yield
+    if remembered() != before:
+        with suppress(UserError):
+            records.atomic_write(file, json.dumps(remembered()).encode())
 
 
 def of_model(config: Mapping[str, Any]) -> list[Missing]:
@@ -61,7 +117,7 @@ def folded(found: Sequence[Missing]) -> list[str]:
     by_reason: dict[str, list[Missing]] = {}
     for item in found:
         by_reason.setdefault(item.why if item.hub_id else item.message, []).append(item)
-    lines = []
+    lines: list[str] = []
     for items in by_reason.values():
         if len(items) > 1:
             lines += [f"{i.name}, split {i.split} (hub: {i.hub_id})" for i in items]

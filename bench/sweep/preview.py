@@ -11,8 +11,7 @@ from typing import Any
 from bench.records.words import format_rate
 from bench.run.plan import Plan
 from bench.sweep.estimate import FORMULAS, Device, Estimate
-from bench.sweep.needs import folded
-from tasks.data import Missing
+from bench.sweep.needs import Looked, Needs, folded
 
 LISTED = 40  # more cells than these are summed up by task, model, method and rank, unless --all
 
@@ -42,7 +41,7 @@ class DryRun:
     combinations: int
     device: Device
     rows: list[Planned]
-    missing: list[Missing]
+    needs: Needs
     not_in_paper: list[str] = field(default_factory=list)  # labels of methods
 
 
@@ -62,8 +61,11 @@ def text(found: DryRun, *, everything: bool = False) -> str:
         lines += ["", *_table(rows, everything), *_sums(rows)]
     if found.not_in_paper:
         lines += ["", f"Added to the paper's table here: {', '.join(found.not_in_paper)}"]
-    lines += ["", "Missing here:" if found.missing else "No data set and no model is missing."]
-    lines += [f"  {line}" for line in folded(found.missing)]
+    if found.needs.sets:
+        lines += ["", *aligned(_sets(found.needs.sets))]
+    missing = found.needs.missing
+    lines += ["", "Missing here:" if missing else "No data set and no model is missing."]
+    lines += [f"  {line}" for line in folded(missing)]
     lines += ["", f"Time is that of {found.device.label}. Estimates, not measurements:"]
     lines.append(FORMULAS)
     return "\n".join(lines)
@@ -91,7 +93,11 @@ def _table(rows: Sequence[Planned], everything: bool) -> list[str]:
 
 
 Columns = dict[str, list[str]]
-LEFT = ("task", "model", "method", "also", "state", "cell", "rates")
+LEFT = (
+    *("task", "model", "method", "also", "state", "cell", "rates"),
+    *("set", "split", "revision", "columns", "licence", "use"),
+)
+SHOWN = 40  # characters of a licence or a reason in a table
 
 
 def _cells(rows: Sequence[Planned]) -> Columns:
@@ -141,6 +147,33 @@ def _groups(rows: Sequence[Planned]) -> Columns:
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
     return columns
+
+
+def _sets(sets: Sequence[Looked]) -> Columns:
+    """What was seen of each set; the licence is the hub's card's, or else the one known here."""
+    seen = [item.seen for item in sets]
+    return {
+        "set": [item.source.name for item in sets],
+        "split": [item.split for item in sets],
+        "revision": [
+            item.place or (one.revision or "cache" if one else item.source.revision or "-")[:12]
+            for item, one in zip(sets, seen, strict=True)
+        ],
+        "rows": ["?" if one is None or one.rows is None else f"{one.rows:,}" for one in seen],
+        "columns": [
+            ", ".join(c for c in one.columns if c in item.source.columns) if one else "-"
+            for item, one in zip(sets, seen, strict=True)
+        ],
+        "licence": [
+            _short((one.licence if one else None) or item.source.licence)
+            for item, one in zip(sets, seen, strict=True)
+        ],
+        "use": ["ok" if item.seen else _short(item.why) for item in sets],
+    }
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= SHOWN else f"{words[: SHOWN - 1]}…"
 
 
 def aligned(columns: Columns) -> list[str]:

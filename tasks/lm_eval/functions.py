@@ -14,42 +14,48 @@ from lm_eval.api.samplers import ContextSampler
 
 from tasks.adaptllm_scores import entity_f1, whole_entities
 from tasks.answers import gsm8k_number, metamath_expression, metamath_number
-from tasks.data import Source, load
+from tasks.data import head, load
 from tasks.errors import TaskError
 from tasks.lm_eval.pubmedqa_ids import TEST_IDS
 from tasks.prompts import metamath_eval_prompt
-from tasks.sets import BIOMEDICAL_SUBJECTS, SETS
+from tasks.sets import BIOMEDICAL_SUBJECTS, find
+from tasks.source import Source
 
 # --- data ---------------------------------------------------------------------------------------
 
 
 def serve(
-    data_set: str, splits: Sequence[str], data_dir: str | None = None, **_: Any
+    data_set: str,
+    splits: Sequence[str],
+    data_dir: str | None = None,
+    revisions: Mapping[str, str] | None = None,
+    rows: int | None = None,
+    **_: Any,
 ) -> datasets.DatasetDict:
     """The splits of a set, from data_dir (or MORA_BENCH_DATA) or the hub. Raises TaskError.
 
     The first split is the one that is scored: it is put in a random order, the same every time, so
     that a limit takes a fair sample of a file that is sorted by subject. `row` is the place in the
-    file. lm-eval passes its metadata too, of which only data_dir is used.
+    file. lm-eval passes its metadata too. revisions: pins the set; rows: read no more of it.
     """
     data_dir = data_dir or os.environ.get("MORA_BENCH_DATA") or None
-    source = SETS[data_set]
+    source = find(data_set, revisions)
     return datasets.DatasetDict(
         {
-            split: _numbered(_rows(source, split, data_dir), shuffle=index == 0)
+            split: _numbered(_rows(source, split, data_dir, rows), shuffle=index == 0)
             for index, split in enumerate(splits)
         }
     )
 
 
 def serve_mmlu(
-    data_dir: str | None = None, subjects: str = "all", **_: Any
+    data_dir: str | None = None, subjects: str = "all", **how: Any
 ) -> datasets.DatasetDict:
     """MMLU; `shots` holds each question's subject's five development examples, in their order.
 
     subjects: all, or biomedical: the nine of BIOMEDICAL_SUBJECTS, those of them that are there.
     """
-    found = serve("mmlu", ["test", "dev"], data_dir)
+    found = serve("mmlu", ["test", "dev"], data_dir, **how)
     test = found["test"]
     if subjects == "biomedical":
         test = _kept(test, lambda doc: doc["subject"] in BIOMEDICAL_SUBJECTS)
@@ -62,25 +68,25 @@ def serve_mmlu(
     return datasets.DatasetDict({"test": test.add_column("shots", column)})
 
 
-def serve_phrasebank(data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+def serve_phrasebank(data_dir: str | None = None, **how: Any) -> datasets.DatasetDict:
     """Financial PhraseBank has one split: a fifth of it (970 rows, as AdaptLLM) is the test."""
-    data = serve("financial_phrasebank", ["train"], data_dir)["train"]
+    data = serve("financial_phrasebank", ["train"], data_dir, **how)["train"]
     cut = (len(data) + 4) // 5
     return datasets.DatasetDict(
         {"test": data.select(range(cut)), "train": data.select(range(cut, len(data)))}
     )
 
 
-def serve_ner(data_dir: str | None = None, **_: Any) -> datasets.DatasetDict:
+def serve_ner(data_dir: str | None = None, **how: Any) -> datasets.DatasetDict:
     """Sentences with at least one person, organisation or place: others have no answer to give."""
-    found = serve("fin_ner", ["test", "train"], data_dir)
+    found = serve("fin_ner", ["test", "train"], data_dir, **how)
     return datasets.DatasetDict(
         {split: _kept(data, lambda doc: bool(entities(doc))) for split, data in found.items()}
     )
 
 
-def _rows(source: Source, split: str, data_dir: str | None) -> datasets.Dataset:
-    data = load(source, split, data_dir)
+def _rows(source: Source, split: str, data_dir: str | None, rows: int | None) -> datasets.Dataset:
+    data = load(source, split, data_dir) if rows is None else head(source, split, data_dir, rows)
     if source.name == "pubmedqa" and split == "test" and len(data) > len(TEST_IDS):
         data = _kept(data, lambda doc: doc["pubid"] in TEST_IDS)  # the hub has all in one split
     return data

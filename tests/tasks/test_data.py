@@ -13,10 +13,11 @@ import yaml
 import zstandard
 
 from tasks import TaskError
-from tasks.data import Source, card, check_lines, load, part_name, require
+from tasks.data import card, check_lines, load, part_name, require
 from tasks.overlap import overlap
 from tasks.scores import SCORES
 from tasks.sets import SETS
+from tasks.source import Source
 
 SOURCE = Source(
     name="toy",
@@ -179,7 +180,7 @@ def test_the_papers_finance_and_medicine_read_adaptllms_files(root: Path) -> Non
     """None of them is a script, a renamed set or a configuration of a converted branch."""
     for task, repository in (("finance", "finance-tasks"), ("biomedicine", "medicine-tasks")):
         stated = yaml.safe_load((root / "conf" / "task" / f"{task}.yaml").read_text())
-        read = {name: SCORES[name].sources for name in stated["scores"] if name != "biommlu"}
+        read = {name: SCORES[name].sources() for name in stated["scores"] if name != "biommlu"}
         for name, sources in read.items():
             ((source, split),) = sources
             assert (source.hub_id, split) == (f"AdaptLLM/{repository}", "test"), name

@@ -98,7 +98,7 @@ def test_a_perfect_model_scores_1_and_a_constant_one_the_base_rate(name: str, fo
 def test_every_score_names_a_task_file_and_its_sets() -> None:
     assert {score.task for score in SCORES.values() if not score.adaptllm} == set(NAMES)
     for name, score in SCORES.items():
-        for source, split in score.sources:
+        for source, split in score.sources():
             assert split in source.files, name
 
 

@@ -19,7 +19,7 @@ from tasks.scores import SCORES
 def scorer(folder: str, score: str, **settings: Any) -> HarnessScorer:
     task = SCORES[score].task
     return HarnessScorer(
-        task, name=score, data_dir=folder, few_shot=0, sets=SCORES[score].sources, **settings
+        task, name=score, data_dir=folder, few_shot=0, sets=SCORES[score].sources(), **settings
     )
 
 

@@ -109,7 +109,7 @@ def test_lists_each_cell_once_with_its_steps_and_tokens(tmp_path: Path) -> None:
     assert [row.group[2:] for row in found.rows] == [("FFT", 0), ("LoRA", 4), ("LoRA", 8)]
     assert {row.estimate.steps for row in found.rows} == {7}
     assert {row.estimate.tokens for row in found.rows} == {7 * 8 * estimate.EXAMPLE_TOKENS["uuid"]}
-    assert found.missing == []
+    assert found.needs.missing == []
     text = dryrun.text(found)
     assert "3 cells (4 combinations" in text
     assert all(row.plan.cell in text for row in found.rows)
@@ -191,5 +191,5 @@ def test_downloads_no_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
     monkeypatch.delenv("MORA_BENCH_WHEEL", raising=False)
     found = dryrun.look(["method=lora"])
-    assert ["fetches it" in str(problem) for problem in found.missing] == [True]
+    assert ["fetches it" in str(problem) for problem in found.needs.missing] == [True]
     assert not any(tmp_path.iterdir())
