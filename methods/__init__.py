@@ -1,6 +1,8 @@
 """Ways of fine-tuning behind one interface: FFT, LoRA, MoRA and kin, for any nn.Module.
 
 ``from methods import MoRA, LoRA, FFT``: each method is read from its file when it is asked for.
+``attach(model, MoRA(rank=8))`` makes a model train it. methods/trainer.py joins a method to
+transformers' Trainer; methods/peft_tuner is MoRA for peft.
 """
 
 from typing import Any
@@ -8,9 +10,17 @@ from typing import Any
 from methods.base import AdapterMethod, Method
 from methods.errors import MethodError
 from methods.layer import AdapterLinear, Delta
-from methods.loading import load_adapter
+from methods.loading import attach, load_adapter
 
-__all__ = ["AdapterLinear", "AdapterMethod", "Delta", "Method", "MethodError", "load_adapter"]
+__all__ = [
+    "AdapterLinear",
+    "AdapterMethod",
+    "Delta",
+    "Method",
+    "MethodError",
+    "attach",
+    "load_adapter",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from safetensors.torch import save_file
@@ -31,6 +31,7 @@ from methods.files import (
     write_together,
 )
 from methods.layer import AdapterLinear, Compute
+from methods.quantised import is_quantised
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -181,6 +182,8 @@ class AdapterMethod(Method):
     compute: auto | fused | plain, see methods/layer.py.
     """
 
+    over_quantised: ClassVar[bool] = False  # adapts layers of methods/quantised.py
+
     def __init__(
         self,
         *,
@@ -227,7 +230,8 @@ class AdapterMethod(Method):
         return {"rank": self.rank}
 
     def attach(self, model: nn.Module) -> None:
-        layers = target_layers(model, self.target_modules)
+        quantised = self.over_quantised and self.compute in ("auto", "plain")
+        layers = target_layers(model, self.target_modules, quantised=quantised)
         for name, linear in layers.items():
             try:
                 self.check_shape(linear.in_features, linear.out_features)
@@ -319,8 +323,12 @@ def matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 
-def target_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Linear]:
+def target_layers(
+    model: nn.Module, patterns: Sequence[str], *, quantised: bool = False
+) -> dict[str, nn.Linear]:
     """The linear layers that the patterns name, in the model's order.
+
+    quantised: those of methods/quantised.py among them.
 
     Raises MethodError for a pattern that matches nothing, and for a layer that is quantised, tied
     to the embedding, adapted already or of another kind.
@@ -337,7 +345,7 @@ def target_layers(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Lin
                 f"Its linear layers are named: {', '.join(sorted(linear)) or '(it has none)'}."
             )
         for name, module in hits.items():
-            found[name] = _checked(name, module, embeddings)
+            found[name] = _checked(name, module, embeddings, quantised)
     return {name: found[name] for name in modules if name in found}
 
 
@@ -368,30 +376,22 @@ def matching_parameters(
     return {n: p for n, p in model.named_parameters() if id(p) in found}
 
 
-def _checked(name: str, module: nn.Module, embeddings: set[int]) -> nn.Linear:
+def _checked(name: str, module: nn.Module, embeddings: set[int], quantised: bool) -> nn.Linear:
     if isinstance(module, AdapterLinear):
         raise MethodError(f"layer {name} is adapted already: attach a method to a plain model.")
-    weight = getattr(module, "weight", None)
     if not isinstance(module, nn.Linear) and not hasattr(module, "in_features"):
         raise MethodError(
             f"layer {name} is a {type(module).__name__}, not a linear layer: name linear layers in "
             f"target_modules."
         )
-    if (
-        not isinstance(weight, Tensor)
-        or not weight.is_floating_point()
-        or hasattr(weight, "quant_state")
-    ):
-        raise MethodError(
-            f"layer {name} is quantised ({type(module).__name__}): delta W cannot be added to its "
-            f"weight. Load the model unquantised, in bf16 or fp32."
-        )
+    if is_quantised(name, module, allowed=quantised):
+        return cast(nn.Linear, module)
     if not isinstance(module, nn.Linear):
         raise MethodError(
             f"layer {name} is a {type(module).__name__}, not an nn.Linear: leave it out of "
             f"target_modules."
         )
-    if id(weight) in embeddings:
+    if id(module.weight) in embeddings:
         raise MethodError(
             f"layer {name} is tied to the embedding: an adapter on it would change the embedding "
             f"when merged. Leave it out of target_modules, or untie the model."

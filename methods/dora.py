@@ -24,6 +24,7 @@ class DoRA(LoRA):
     """LoRA and one more parameter an output: d_out beyond LoRA's budget."""
 
     name, label = "dora", "DoRA"
+    over_quantised = False  # delta W depends on W
 
     def start(self, linear: nn.Linear) -> dict[str, Tensor]:
         return super().start(linear) | {"lora_magnitude_vector": lengths(linear.weight.detach())}

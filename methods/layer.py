@@ -53,6 +53,13 @@ class Delta(ABC):
         x W^T + b, and delta W on ``dropped``: x after dropout, or x itself where there is none.
         """
 
+    def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
+        """What ``plain`` adds to the base layer's output, for a base that computes by itself.
+
+        (..., d_in) -> (..., d_out). Raises NotImplementedError where delta W depends on W.
+        """
+        raise NotImplementedError(f"{type(self).__name__} adds nothing that is apart from W.")
+
     def delta_weight(self, weight: Tensor, *tensors: Tensor) -> Tensor:
         """delta W (d_out, d_in) in fp32 or wider, for a base weight in that precision."""
         delta = torch.zeros_like(weight)

@@ -1,15 +1,27 @@
-"""Bring back a saved adapter without knowing which method made it."""
+"""Put a method on a model: a new one, or one that was saved, whichever method that was."""
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from methods.base import Method
 from methods.errors import MethodError
 from methods.files import METHOD_FILE, read_settings
+
+Kind = TypeVar("Kind", bound=Method)
+
+
+def attach(model: nn.Module, method: Kind) -> Kind:
+    """Freeze the model and inject the method, in place; returns the method.
+
+    Raises MethodError as ``method.attach`` does, before anything is changed.
+    """
+    method.attach(model)
+    return method
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Method:

@@ -21,6 +21,7 @@ from methods.base import AdapterMethod
 from methods.errors import MethodError
 from methods.files import ADAPTER_FILE, METHOD_FILE, as_json, read_weights
 from methods.layer import AdapterLinear, Delta
+from methods.quantised import layer_class
 from methods.tensors import wide
 
 
@@ -32,6 +33,7 @@ class LoRA(AdapterMethod):
     """
 
     name, label = "lora", "LoRA"
+    over_quantised = True
 
     def __init__(self, *, alpha: float | None = None, rslora: bool = False, **shared: Any):
         super().__init__(**shared)
@@ -52,7 +54,7 @@ class LoRA(AdapterMethod):
         return super().forward_settings() | {"alpha": self.alpha, "rslora": self.rslora}
 
     def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
-        return AdapterLinear(
+        return layer_class(linear)(
             linear, self.start(linear), self.delta(), dropout=self.dropout, compute=self.compute
         )
 
@@ -137,3 +139,7 @@ class LowRank(Delta):
         a, b = (p.to(x.dtype) for p in tensors)
         y = F.linear(x, weight.to(x.dtype), bias)
         return y + F.linear(F.linear(dropped, a), b) * self.scale
+
+    def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
+        a, b = (p.to(dropped.dtype) for p in tensors)
+        return F.linear(F.linear(dropped, a), b) * self.scale

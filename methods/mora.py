@@ -21,12 +21,14 @@ from methods.base import AdapterMethod
 from methods.groups import Layout
 from methods.layer import AdapterLinear, Delta
 from methods.operators import Compat, Operator, OperatorName
+from methods.quantised import layer_class
 
 
 class MoRA(AdapterMethod):
     """M starts at zero, and there is no scaling factor: the paper's alpha does not apply."""
 
     name, label = "mora", "MoRA"
+    over_quantised = True
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class MoRA(AdapterMethod):
 
     def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
         operator = self.build(linear.in_features, linear.out_features)
-        return AdapterLinear(
+        return layer_class(linear)(
             linear,
             {"M": torch.zeros(operator.side, operator.side)},
             Square(operator),
@@ -108,3 +110,6 @@ class Square(Delta):
     ) -> Tensor:
         y = F.linear(x, weight.to(x.dtype), bias)
         return y + self.operator.apply(dropped, tensors[0].to(x.dtype))
+
+    def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
+        return self.operator.apply(dropped, tensors[0].to(dropped.dtype))

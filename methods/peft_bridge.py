@@ -268,13 +268,13 @@ def _read(config: Any) -> Any:
         import peft
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
     except ImportError as error:
-        raise MethodError(f"method=peft needs the package peft ({error}).") from None
+        raise MethodError(f"the bridge needs the package peft ({error}).") from None
     if isinstance(config, Mapping):
         kind = KINDS.get(config.get("peft_type"))
         if kind is None:
             raise MethodError(
                 f"peft_config.peft_type={config.get('peft_type')!r} is unknown to peft; "
-                f"choose {' | '.join(sorted(KINDS))}, or name a class: _target_: peft.VeraConfig."
+                f"choose {' | '.join(sorted(KINDS))}, or give a PeftConfig."
             )
         try:
             config = kind(**config)
@@ -282,8 +282,8 @@ def _read(config: Any) -> Any:
             raise MethodError(f"peft_config: {error}") from None
     if not isinstance(config, peft.PeftConfig):
         raise MethodError(
-            f"peft_config is a {type(config).__name__}, not a configuration of peft: set "
-            f"peft_config._target_=peft.VeraConfig or another in YAML, or hand one over."
+            f"peft_config is a {type(config).__name__}, not a configuration of peft: give a "
+            f"PeftConfig, such as peft.VeraConfig, or its fields with peft_type."
         )
     if config.is_prompt_learning or not hasattr(config, "target_modules"):
         raise MethodError(

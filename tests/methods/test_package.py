@@ -65,11 +65,12 @@ def test_every_method_is_imported_by_its_class() -> None:
 
 LIGHT = """
 import sys
-from methods import FFT, LoRA, MoRA, Sparse
+import methods.peft_tuner, methods.trainer
+from methods import FFT, LoRA, MoRA, Sparse, attach
 from torch import nn
 for method in (FFT(target_modules=["0"]), *(k(rank=2, target_modules=["0"]) for k in (LoRA, MoRA, Sparse))):
     model = nn.Sequential(nn.Linear(8, 8))
-    method.attach(model)
+    assert attach(model, method) is method
     method.save(model, sys.argv[1])
     method.load(model, sys.argv[1])
 heavy = {"transformers", "peft", "hydra", "omegaconf", "datasets", "accelerate", "bench", "tasks"}
