@@ -26,6 +26,7 @@ _steps = 0
 
 def grant(layer: nn.Module, size: int, device: torch.device) -> bool:
     """Whether ``layer`` may keep ``size`` bytes; they are booked until it is gone."""
+    _granted.pop(layer, None)  # what it had before it was moved
     held = sum(n for where, n in _granted.values() if where == device)
     if held + size > SHARE * free_memory(device):
         return False
