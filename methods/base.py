@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -179,7 +179,7 @@ class AdapterMethod(Method):
     also_train: names or patterns of parameters outside the adapters that train in full beside
         them (pretraining: embeddings, head, norms); they are held in fp32, so that a narrower
         model runs under autocast.
-    compute: auto | fused | plain, see methods/layer.py.
+    compute: auto | cached | fused | plain, see methods/layer.py.
     """
 
     over_quantised: ClassVar[bool] = False  # adapts layers of methods/quantised.py
@@ -200,11 +200,13 @@ class AdapterMethod(Method):
             raise MethodError(f"rank={rank!r} must be a whole number of at least 1.")
         if not 0 <= dropout < 1:
             raise MethodError(f"dropout={dropout} must be at least 0 and below 1.")
-        if compute not in ("auto", "fused", "plain"):
-            raise MethodError(f"compute={compute!r} is unknown; choose auto | fused | plain.")
-        if compute == "fused" and dropout > 0:
+        if compute not in get_args(Compute):
             raise MethodError(
-                f"compute=fused has no dropout (dropout={dropout}): a dropped input "
+                f"compute={compute!r} is unknown; choose {' | '.join(get_args(Compute))}."
+            )
+        if compute in ("cached", "fused") and dropout > 0:
+            raise MethodError(
+                f"compute={compute} has no dropout (dropout={dropout}): a dropped input "
                 f"cannot be folded into the weight. Use compute=auto or dropout=0."
             )
         self.rank = rank
@@ -298,6 +300,7 @@ class AdapterMethod(Method):
 
 
 def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdapterLinear]]:
+    """(dotted name, layer) of each adapted layer, in the model's order."""
     for name, module in model.named_modules():
         if isinstance(module, AdapterLinear):
             yield name, module
@@ -315,6 +318,7 @@ def check_rank(rank: int, d_in: int, d_out: int) -> None:
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require a gradient, in the model's order, each once."""
     return [p for p in model.parameters() if p.requires_grad]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.base import AdapterMethod, Method, adapted_layers, target_layers
+from methods.layer import Compute
 from methods.loading import load_adapter
 
 Outputs = dict[str, Tensor]
@@ -234,13 +235,14 @@ def counts(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """In float64 the fused layer's gradients are autograd's through the plain path."""
+    """In float64 the gradients of formed weights are autograd's through the plain path."""
     method, model = subject.attached()
     if not isinstance(method, AdapterMethod):
         return  # its gradients are autograd's own
     _nudge(model.double())
     found: dict[str, Outputs] = {}
-    for compute in ("fused", "plain"):
+    computes: tuple[Compute, ...] = ("fused", "cached", "plain")
+    for compute in computes:
         for _, layer in adapted_layers(model):
             layer.compute, layer.dropout = compute, 0.0
         model.train()
@@ -251,7 +253,8 @@ def gradients(subject: Subject) -> None:
         }
     trainable = {n for n, p in model.named_parameters() if p.requires_grad}
     _require(set(found["fused"]) == trainable, "a trainable parameter has no gradient")
-    _same(found["fused"], found["plain"], 1e-9, "gradient")
+    for compute in computes:
+        _same(found[compute], found["plain"], 1e-9, f"gradient, compute={compute}")
 
 
 def max_rank(subject: Subject) -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.layer import Delta
+from methods.layer import Delta, Formed
 from methods.lora import LoRA
-from methods.tensors import wide
+from methods.tensors import copied, rows, shaped, wide
 
 
 class DoRA(LoRA):
@@ -53,22 +53,32 @@ class Directed(Delta):
 
     scale: float
 
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+    needs_output = True
+
+    @property
+    def kind(self) -> str:
+        return "dora"
+
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
         a, b, m = tensors
         v = self._turned(weight, a, b)
-        weight.copy_(v.mul_((m / lengths(v)).unsqueeze(1)))
+        ratio = m / lengths(v)
+        return Formed(v.mul_(ratio.unsqueeze(1)).to(dtype), (a.to(dtype), b.to(dtype), m, ratio))
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
+        self, x: Tensor, dy: Tensor, y: Tensor | None, *working: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """From G = dy^T x (d_out, d_in), the gradient of W'; the magnitude needs all of it."""
-        a, b, m = tensors
-        v = self._turned(weight, a, b)
-        norm = lengths(v)
-        g = wide(dy.T @ x).to(v.dtype)
-        dm = (g * v).sum(1) / norm
-        g = g.mul_((m / norm).unsqueeze(1)).mul_(self.scale)
-        return b.T @ g, g @ a.T, dm
+        """A and B as in LoRA, with W' instead of V = W + scale B A turned by m / ||V||.
+
+        The magnitude: y = m / ||V|| (V x), so that dm = sum of dy y over the rows, over m. It costs
+        no product, but y is kept for backward: nothing may change the layer's output in place.
+        """
+        assert y is not None
+        a, b, m, ratio = working
+        da = wide((dy @ (b * ratio.unsqueeze(1)).to(x.dtype)).T @ x) * self.scale
+        db = wide(dy.T @ (x @ a.T)) * (ratio * self.scale).unsqueeze(1)
+        dm = (dy * y).sum(0, dtype=ratio.dtype) / m
+        return da, db, dm
 
     def plain(
         self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
@@ -76,25 +86,23 @@ class Directed(Delta):
         """Under dropout as in peft: y = W x, and delta W x of the dropped x."""
         a, b, m = tensors
         with torch.no_grad():
-            ratio = lengths(self._turned(weight, a, b)).reciprocal()
-        ratio = m * ratio
-        base = weight.to(x.dtype)
-        y = F.linear(x, base)
-        low_rank = F.linear(F.linear(dropped, a.to(x.dtype)), b.to(x.dtype)) * self.scale
+            norm = lengths(self._turned(weight, a, b))
+        ratio, base = m / norm, weight.to(x.dtype)
+        y, low = F.linear(rows(x), base), F.linear(rows(dropped), a.to(x.dtype))
+        b = b.to(x.dtype)
         if dropped is x:
-            y = ratio * (y + low_rank)
+            y = ratio * torch.addmm(y, low, b.T, alpha=self.scale)
         else:
-            y = y + (ratio - 1) * F.linear(dropped, base) + ratio * low_rank
-        return (y if bias is None else y + bias).to(x.dtype)
+            y = y + (ratio - 1) * F.linear(rows(dropped), base)
+            y = y + ratio * F.linear(low * self.scale, b)
+        return shaped((y if bias is None else y + bias).to(x.dtype), x)
 
     def delta_weight(self, weight: Tensor, *tensors: Tensor) -> Tensor:
-        formed = weight.clone()
-        self.apply_(formed, *tensors)
-        return formed - weight
+        return self.form(weight, weight.dtype, *tensors).weight - weight
 
     def _turned(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """V (d_out, d_in), a new tensor in fp32 or wider, without gradient."""
-        v = wide(weight.detach().clone())
+        v = copied(weight.detach(), torch.promote_types(weight.dtype, torch.float32))
         return v.addmm_(b.detach().to(v.dtype), a.detach().to(v.dtype), alpha=self.scale)
 
 

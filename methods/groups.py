@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.tensors import fit, outside_inference
+from methods.tensors import fit, outside_inference, tile
 
 Layout = Literal["strided", "contiguous"]
 
@@ -66,6 +66,8 @@ class Groups:
 
     def spread(self, y: Tensor) -> Tensor:
         """Give each coordinate its group's value: (..., side) -> (..., size)."""
+        if self.layout == "strided":
+            return tile(y, self.size)
         return y.index_select(-1, self.index(y.device))
 
     def used(self) -> int:

@@ -1,28 +1,44 @@
 """One adapted layer for every method: a frozen linear layer and a delta W made from parameters.
 
-Two ways to compute y = x (W + delta W)^T:
+Ways to compute y = x (W + delta W)^T:
 
 - plain: the base product plus the method's own path through activations. The test oracle, the
   way under dropout, and the cheaper one for few tokens.
 - fused: delta W is formed in the weight, then one dense product forward and one for the input
   gradient; the parameters' gradients come from compressed activations. Nothing but x is kept for
   backward: the formed weight is made again there.
+- cached: as fused and bit for bit the same, but the formed weight is kept until a parameter
+  changes. Micro-batches, backward and checkpointing share it; it takes as much memory as the base
+  weight (methods/kept.py). A compiled graph forms its own, as fused does.
 
-Under bf16 the fused weight W + delta W is rounded to bf16, as a merged weight would be.
+auto is plain below the break-even (methods/break_even.py), above it cached where the memory is
+there to spare, and fused where it isn't.
+
+Under bf16 the formed weight W + delta W is rounded to bf16, as a merged weight would be.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-Compute = Literal["auto", "fused", "plain"]
-BREAK_EVEN_TOKENS = 384
+from methods import break_even, kept
+from methods.errors import MethodError
+from methods.tensors import rows
+
+Compute = Literal["auto", "cached", "fused", "plain"]
+
+
+class Formed(NamedTuple):
+    """W + delta W (d_out, d_in), and what the pullback needs of it beside the activations."""
+
+    weight: Tensor
+    working: tuple[Tensor, ...] = ()
 
 
 class Delta(ABC):
@@ -31,17 +47,28 @@ class Delta(ABC):
     ``tensors`` are a layer's parameters in fp32 or wider, then its constants.
     """
 
+    needs_output: ClassVar[bool] = False  # whether the pullback takes y, which is then kept
+
+    @property
+    def kind(self) -> str:
+        """What its break-even is measured as (methods/break_even.py)."""
+        return "lora"
+
     @abstractmethod
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
-        """Turn the base weight (d_out, d_in) into W + delta W, in place."""
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
+        """W + delta W in ``dtype``, a new tensor, from the base weight W (d_out, d_in).
+
+        Called without gradients.
+        """
 
     @abstractmethod
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
+        self, x: Tensor, dy: Tensor, y: Tensor | None, *working: Tensor
     ) -> tuple[Tensor | None, ...]:
         """Gradient of sum(dy * (x (W + delta W)^T)) for each parameter, in its shape.
 
-        x (n, d_in), dy (n, d_out); weight is W.
+        x (n, d_in), dy (n, d_out); y (n, d_out) before the bias where ``needs_output``, else None;
+        working: what ``form`` gave beside the weight.
         """
 
     @abstractmethod
@@ -62,9 +89,7 @@ class Delta(ABC):
 
     def delta_weight(self, weight: Tensor, *tensors: Tensor) -> Tensor:
         """delta W (d_out, d_in) in fp32 or wider, for a base weight in that precision."""
-        delta = torch.zeros_like(weight)
-        self.apply_(delta, *tensors)
-        return delta
+        return self.form(torch.zeros_like(weight), weight.dtype, *tensors).weight
 
 
 class AdapterLinear(nn.Module):
@@ -99,7 +124,8 @@ class AdapterLinear(nn.Module):
         self.dropout = dropout
         self.compute = compute
         self.original: Tensor | None = None  # the base weight before the first restart merged
-        self._cache: tuple[Any, Tensor] | None = None
+        self._cache: tuple[Any, Formed] | None = None
+        self._granted: bool | None = None  # auto: whether there is memory to keep the weight
         self.train(base.training)
 
     @property
@@ -125,6 +151,11 @@ class AdapterLinear(nn.Module):
         """The parameters, then the constants: what ``delta`` is a function of."""
         return tuple(getattr(self, name) for name in self.names + self.constants)
 
+    @property
+    def kept_bytes(self) -> int:
+        """What the formed weight takes that is kept at present, as printed with the layer."""
+        return 0 if self._cache is None else self._cache[1].weight.nbytes
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out), in autocast's dtype where it is on, else the base weight's.
 
@@ -136,9 +167,10 @@ class AdapterLinear(nn.Module):
         if bias is not None:
             bias = bias.to(x.dtype)
         if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
-            return F.linear(x, self._formed_weight(x.dtype), bias)
+            return F.linear(x, self._formed(x.dtype).weight, bias)
         if self._fused(x):
-            return _FusedLinear.apply(self.delta, x, weight, bias, *tensors)
+            formed = self._formed(x.dtype) if self._keeps(x.dtype) else None
+            return _FusedLinear.apply(self.delta, formed, x, weight, bias, *tensors)
         drops = self.training and self.dropout > 0
         dropped = F.dropout(x, self.dropout) if drops else x
         return self.delta.plain(x, dropped, weight, bias, *tensors)
@@ -146,7 +178,8 @@ class AdapterLinear(nn.Module):
     def effective_weight(self) -> Tensor:
         """W + delta W (d_out, d_in) in the base weight's dtype."""
         with torch.no_grad():
-            return form(self.delta, self.base.weight, self.base.weight.dtype, self.tensors)
+            weight = self.base.weight
+            return form(self.delta, weight, weight.dtype, self.tensors).weight
 
     def delta_weight(self) -> Tensor:
         """delta W (d_out, d_in) since the original base, restarts included, in fp32 or wider."""
@@ -181,63 +214,106 @@ class AdapterLinear(nn.Module):
         return self.base
 
     def train(self, mode: bool = True) -> AdapterLinear:
-        if mode:
+        if mode and self.compute != "cached" and not self._granted:
             self._cache = None
         return super().train(mode)
 
     def extra_repr(self) -> str:
         shapes = ", ".join(f"{n}{tuple(p.shape)}" for n, p in self.named_parameters(recurse=False))
-        return f"{shapes}, {type(self.delta).__name__}, compute={self.compute}"
+        keeps = f", keeps {self.kept_bytes:,} bytes" if self.kept_bytes else ""
+        return f"{shapes}, {type(self.delta).__name__}, compute={self.compute}{keeps}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cache": None, "_granted": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> AdapterLinear:
+        self._cache = self._granted = None  # moved to another device or dtype
+        return super()._apply(*args, **kwargs)
 
     def _fused(self, x: Tensor) -> bool:
         if self.training and self.dropout > 0:
             return False
         if self.compute != "auto":
-            return self.compute == "fused"
-        return worth_forming(x.numel() // self.in_features)
+            return self.compute != "plain"
+        shape = self.in_features, self.out_features
+        least = break_even.tokens(self.delta.kind, *shape, x.dtype, x.device.type)
+        return x.numel() // self.in_features >= least
 
-    def _formed_weight(self, dtype: torch.dtype) -> Tensor:
-        """W + delta W for evaluation, kept until a tensor that it is made of changes."""
+    def _keeps(self, dtype: torch.dtype) -> bool:
+        """Whether the formed weight is kept while training; never changes a number."""
+        if self.compute == "fused" or torch.compiler.is_compiling():
+            return False
+        if kept.sharded():
+            if self.compute == "cached":
+                raise MethodError(
+                    "compute=cached keeps each weight whole on every device, and FSDP2 gathers and "
+                    "frees them behind its back: use compute=fused."
+                )
+            return False
+        if self.compute == "cached":
+            return True
+        if self._granted is None:
+            size = self.base.weight.numel() * dtype.itemsize
+            self._granted = kept.grant(self, size, self.base.weight.device)
+        return self._granted
+
+    def _formed(self, dtype: torch.dtype) -> Formed:
+        """W + delta W, kept until a tensor that it is made of changes."""
         tensors = (self.base.weight, *self.tensors)
-        if any(t.is_inference() for t in tensors):  # these do not count their changes
+        # Tensors made in inference mode do not count their changes.
+        if torch.compiler.is_compiling() or any(t.is_inference() for t in tensors):
             return form(self.delta, tensors[0], dtype, tensors[1:])
-        key = (dtype, self.delta, *((t.data_ptr(), t._version) for t in tensors))
+        key = (dtype, self.delta, kept.steps(), *((t.data_ptr(), t._version) for t in tensors))
         if self._cache is None or self._cache[0] != key:
-            self._cache = (key, form(self.delta, tensors[0], dtype, tensors[1:]))
+            self._cache = None  # freed before the new one is made
+            with torch.inference_mode(False):
+                self._cache = (key, form(self.delta, tensors[0], dtype, tensors[1:]))
         return self._cache[1]
 
 
 class _FusedLinear(torch.autograd.Function):
-    """y = x (W + delta W)^T + b, keeping only x (and the layer's tensors) for backward."""
+    """y = x (W + delta W)^T + b, keeping x (and the layer's tensors) for backward.
+
+    formed: W + delta W where the layer keeps it, or None: it is made here, and again in backward.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, delta: Delta, x: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+        ctx: Any,
+        delta: Delta,
+        formed: Formed | None,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *tensors: Tensor,
     ) -> Tensor:
-        ctx.delta = delta
-        ctx.save_for_backward(x, weight, *tensors)
-        return F.linear(x, form(delta, weight, x.dtype, tensors), bias)
+        ctx.delta, ctx.formed = delta, formed
+        if formed is None:
+            formed = form(delta, weight, x.dtype, tensors)
+        y = F.linear(x, formed.weight, None if delta.needs_output else bias)
+        ctx.save_for_backward(x, weight, y if delta.needs_output else None, *tensors)
+        return y if bias is None or not delta.needs_output else y + bias
 
     @staticmethod
     @once_differentiable  # the gradient below is no function that autograd could see through
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *tensors = ctx.saved_tensors
-        dy, delta = grads[0].to(x.dtype), ctx.delta
-        dx = dy @ form(delta, weight, x.dtype, tensors) if ctx.needs_input_grad[1] else None
-        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-        pulled = delta.pullback(x, dy, weight, *tensors)
+        x, weight, y, *tensors = ctx.saved_tensors
+        dy, delta, formed = grads[0].to(x.dtype), ctx.delta, ctx.formed
+        if formed is None:
+            formed = form(delta, weight, x.dtype, tensors)
+        dx = dy @ formed.weight if ctx.needs_input_grad[2] else None
+        pulled = delta.pullback(rows(x), rows(dy), None if y is None else rows(y), *formed.working)
         constants = (None,) * (len(tensors) - len(pulled))
         pulled = tuple(
             g if g is None else g.to(p.dtype) for g, p in zip(pulled, tensors, strict=False)
         )
-        return (None, dx, None, None, *pulled, *constants)
+        return (None, None, dx, None, None, *pulled, *constants)
 
 
-def form(delta: Delta, weight: Tensor, dtype: torch.dtype, tensors: Any) -> Tensor:
-    """W + delta W in ``dtype``, a new tensor."""
-    formed = weight.detach().clone()
-    delta.apply_(formed, *(t.detach() for t in tensors))
-    return formed.to(dtype)
+def form(delta: Delta, weight: Tensor, dtype: torch.dtype, tensors: Any) -> Formed:
+    """W + delta W in ``dtype``, a new tensor, without gradient."""
+    with torch.no_grad():
+        return delta.form(weight.detach(), dtype, *(t.detach() for t in tensors))
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -245,12 +321,3 @@ def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return weight.dtype
-
-
-def worth_forming(tokens: int) -> bool:
-    """Whether forming delta W in the weight beats sending ``tokens`` rows through the plain path.
-
-    Forming costs the same for any number of rows. On two CPU cores, in bf16 and fp32, layers of
-    576 to 2048 break even between 200 and 500 rows, LoRA and MoRA alike.
-    """
-    return tokens >= BREAK_EVEN_TOKENS

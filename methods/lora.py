@@ -20,9 +20,9 @@ from methods import peft_format
 from methods.base import AdapterMethod
 from methods.errors import MethodError
 from methods.files import ADAPTER_FILE, METHOD_FILE, as_json, read_weights
-from methods.layer import AdapterLinear, Delta
+from methods.layer import AdapterLinear, Delta, Formed
 from methods.quantised import layer_class
-from methods.tensors import wide
+from methods.tensors import copied, rows, shaped, wide
 
 
 class LoRA(AdapterMethod):
@@ -121,14 +121,20 @@ class LowRank(Delta):
     scale: float
     train_a: bool = True
 
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+    @property
+    def kind(self) -> str:
+        return "lora"
+
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
         a, b = (p.to(weight.dtype) for p in tensors)
-        weight.addmm_(b, a, alpha=self.scale)
+        # In place, as autocast would have torch.addmm round the weight first.
+        formed = copied(weight, weight.dtype).addmm_(b, a, alpha=self.scale)
+        return Formed(formed.to(dtype), (a, b))
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
+        self, x: Tensor, dy: Tensor, y: Tensor | None, *working: Tensor
     ) -> tuple[Tensor | None, ...]:
-        a, b = (p.to(x.dtype) for p in tensors)
+        a, b = (p.to(x.dtype) for p in working)
         da = wide((dy @ b).T @ x) * self.scale if self.train_a else None
         db = wide(dy.T @ (x @ a.T)) * self.scale
         return da, db
@@ -137,8 +143,9 @@ class LowRank(Delta):
         self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
     ) -> Tensor:
         a, b = (p.to(x.dtype) for p in tensors)
-        y = F.linear(x, weight.to(x.dtype), bias)
-        return y + F.linear(F.linear(dropped, a), b) * self.scale
+        y = F.linear(rows(x), weight.to(x.dtype), bias)
+        y = torch.addmm(y, F.linear(rows(dropped), a), b.T, alpha=self.scale)
+        return shaped(y, x)
 
     def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
         a, b = (p.to(dropped.dtype) for p in tensors)

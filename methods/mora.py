@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from methods import operators
 from methods.base import AdapterMethod
 from methods.groups import Layout
-from methods.layer import AdapterLinear, Delta
+from methods.layer import AdapterLinear, Delta, Formed
 from methods.operators import Compat, Operator, OperatorName
 from methods.quantised import layer_class
+from methods.tensors import rows, shaped
 
 
 class MoRA(AdapterMethod):
@@ -97,19 +98,23 @@ class Square(Delta):
 
     operator: Operator
 
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
-        self.operator.add_delta_(weight, tensors[0])
+    @property
+    def kind(self) -> str:
+        return f"mora_{type(self.operator).__name__.lower()}"
+
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
+        return Formed(self.operator.form(weight, tensors[0], dtype))
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
+        self, x: Tensor, dy: Tensor, y: Tensor | None, *working: Tensor
     ) -> tuple[Tensor | None, ...]:
         return (self.operator.pullback(x, dy),)
 
     def plain(
         self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
     ) -> Tensor:
-        y = F.linear(x, weight.to(x.dtype), bias)
-        return y + self.operator.apply(dropped, tensors[0].to(x.dtype))
+        y = F.linear(rows(x), weight.to(x.dtype), bias)
+        return shaped(y + self.operator.apply(rows(dropped), tensors[0]), x)
 
     def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
         return self.operator.apply(dropped, tensors[0].to(dropped.dtype))

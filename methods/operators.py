@@ -25,17 +25,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
+from methods.blocks import angles, owners, runs, shares
 from methods.errors import MethodError
 from methods.groups import Groups, Layout
-from methods.tensors import fit, outside_inference, wide
+from methods.tensors import add_, copied, fit, rows, tile, wide
 
 OperatorName = Literal["truncation", "sharing", "decoupling", "rotation"]
 Compat = Literal["exact", "published"]
@@ -84,8 +83,8 @@ class Operator(ABC):
         """(..., chunks, side) -> (..., d_out)."""
 
     @abstractmethod
-    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        """weight (d_out, d_in) += delta W of m (side, side), in place."""
+    def form(self, weight: Tensor, m: Tensor, dtype: torch.dtype) -> Tensor:
+        """weight + delta W of m (side, side), a new (d_out, d_in) in ``dtype``, rounded once."""
 
     @abstractmethod
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
@@ -100,13 +99,15 @@ class Operator(ABC):
 
     def delta_weight(self, m: Tensor) -> Tensor:
         """(side, side) -> (d_out, d_in)."""
-        weight = m.new_zeros(self.d_out, self.d_in)
-        self.add_delta_(weight, m)
-        return weight
+        return self.form(m.new_zeros(self.d_out, self.d_in), m, m.dtype)
 
-    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+    def defined(self, x: Tensor, m: Tensor) -> Tensor:
         """decompress(M compress(x)), the definition: (..., d_in) -> (..., d_out)."""
         return self.decompress(self.compress(x) @ m.T)
+
+    @abstractmethod
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        """``defined`` with less work: (..., d_in) -> (..., d_out), in x's dtype."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,15 @@ class Truncation(Operator):
     def decompress(self, y: Tensor) -> Tensor:
         return fit(y.squeeze(-2), self.d_out)
 
-    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        weight[: self.side, : self.side] += m[: self.d_out, : self.d_in]
+    def form(self, weight: Tensor, m: Tensor, dtype: torch.dtype) -> Tensor:
+        formed, corner = copied(weight, dtype), (slice(self.side), slice(self.side))
+        delta = m[: self.d_out, : self.d_in].to(weight.dtype)
+        add_(formed[corner], weight[corner], delta)
+        return formed
+
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        y = linear(x[..., : self.side], m[: self.d_out, : self.d_in].to(x.dtype))
+        return fit(y, self.d_out)
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
         corner = wide(dy[:, : self.side].T @ x[:, : self.side])
@@ -160,17 +168,26 @@ class Sharing(Operator):
     def decompress(self, y: Tensor) -> Tensor:
         return self.outputs.spread(y.squeeze(-2))
 
-    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        rows = self.inputs.spread(m)  # (side, d_in)
+    def form(self, weight: Tensor, m: Tensor, dtype: torch.dtype) -> Tensor:
+        spread = self.inputs.spread(m)  # (side, d_in)
         if self.inputs.wrap and self.inputs.padding:
-            rows[:, : self.inputs.padding] += m[:, self.side - self.inputs.padding :]
-        rows = rows.to(weight.dtype)
+            spread = spread + fit(m[:, self.side - self.inputs.padding :], self.d_in)
+        spread = spread.to(weight.dtype)
+        formed = torch.empty_like(weight, dtype=dtype)
         if self.output_groups == "contiguous":
-            weight += rows.index_select(0, self.outputs.index(m.device))
-            return
+            return torch.add(weight, self.outputs.spread(spread.T).T, out=formed)
         full = self.d_out - self.d_out % self.side  # whole tiles are broadcast, nothing is copied
-        weight[:full].view(-1, self.side, self.d_in).add_(rows)
-        weight[full:] += rows[: self.d_out - full]
+        if full:
+            tiles = (full // self.side, self.side)
+            torch.add(
+                weight[:full].unflatten(0, tiles), spread, out=formed[:full].unflatten(0, tiles)
+            )
+        if full < self.d_out:
+            torch.add(weight[full:], spread[: self.d_out - full], out=formed[full:])
+        return formed
+
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        return self.outputs.spread(linear(self.inputs.gather(x), m.to(x.dtype)))
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
         return wide(self.outputs.gather(dy).T @ self.inputs.gather(x))
@@ -180,26 +197,17 @@ class Sharing(Operator):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """delta W[row : row + rows, col : col + cols] = P[: rows, from_col : from_col + cols]."""
-
-    row: int
-    rows: int
-    col: int
-    cols: int
-    from_col: int
-
-
-@dataclass(frozen=True)
 class Decoupling(Operator):
     """Eq. 8: the input is cut into chunks of ``side``; the same M acts on each.
 
-    With P = [P_0 | P_1 | ...] of shape (side, n_in side) and P_i = M, delta W takes for each chunk
-    of the output some neighbouring columns of P: a block diagonal where d_in = d_out, the only case
-    that the paper states. With more output chunks than input chunks the result is repeated, as in
-    the published code. With more input chunks, each output chunk adds up two or more neighbours
-    (the last ones take what is left over), so that no input is dead and delta W keeps its full
-    rank; the published code leaves the last chunks without an output.
+    With P = [P_0 | P_1 | ...] of shape (side, chunks side) and P_i = M, delta W takes for each
+    chunk of the output some neighbouring columns of P: a block diagonal where d_in = d_out, the
+    only case that the paper states. With more output chunks than input chunks the result is
+    repeated, as in the published code. With more input chunks, each output chunk adds up two or
+    more neighbours (the last ones take what is left over), so that no input is dead and delta W
+    keeps its full rank; the published code leaves the last chunks without an output.
+
+    A cell is what M's products are summed into: a chunk of the output, of those before repetition.
     """
 
     @property
@@ -213,69 +221,88 @@ class Decoupling(Operator):
         return -(-self.d_out // self.side)
 
     @property
+    def cells(self) -> int:
+        """How many different chunks the output has; it repeats them where it has more."""
+        return min(self.n_in, self.n_out)
+
+    @property
+    def used(self) -> int:
+        """Input chunks that reach an output: all of them, but in the published code."""
+        return self.cells if self.compat == "published" else self.n_in
+
+    @property
     def wrap(self) -> int:
         """Published: how many first inputs are repeated behind the last."""
         return -self.d_in % self.side if self.compat == "published" else 0
 
-    @property
-    def sources(self) -> tuple[range, ...]:
-        """The input chunks that each output chunk adds up."""
-        if self.n_in <= self.n_out or self.compat == "published":
-            return tuple(range(o % self.n_in, o % self.n_in + 1) for o in range(self.n_out))
-        few, extra = divmod(self.n_in, self.n_out)
-        starts = [o * few + max(0, o + extra - self.n_out) for o in range(self.n_out + 1)]
-        return tuple(range(a, b) for a, b in pairwise(starts))
-
     def compress(self, x: Tensor) -> Tensor:
-        if self.wrap:
-            x = torch.cat([x, x[..., : self.wrap]], dim=-1)
-        chunks = fit(x, self.n_in * self.side).unflatten(-1, (self.n_in, self.side))
-        return self._rotate(chunks, inverse=False)
+        return self._rotate(self._chunks(x), inverse=False)
 
     def decompress(self, y: Tensor) -> Tensor:
-        chunks = [y[..., source.start : source.stop, :].sum(-2) for source in self.sources]
-        return torch.cat(chunks, dim=-1)[..., : self.d_out]
+        return self._spread(self._gather(y))
 
-    def add_delta_(self, weight: Tensor, m: Tensor) -> None:
-        blocks = self._blocks(m).to(weight.dtype)
-        for p in _pieces(self):
-            weight[p.row : p.row + p.rows, p.col : p.col + p.cols] += blocks[
-                : p.rows, p.from_col : p.from_col + p.cols
-            ]
+    def form(self, weight: Tensor, m: Tensor, dtype: torch.dtype) -> Tensor:
+        blocks, formed = self._blocks(m).flatten(1), copied(weight, dtype)
+        if self.wrap and self.n_in == 1:  # the repeated inputs meet M twice
+            blocks = blocks[:, : self.d_in] + fit(blocks[:, self.d_in :], self.d_in)
+        blocks = blocks.to(weight.dtype)
+        for run in runs(self.d_in, self.d_out, self.side, self.compat == "published"):
+            if dtype == weight.dtype:
+                run.of_formed(formed).add_(run.of_blocks(blocks))
+            else:  # the sum is rounded once
+                run.of_formed(formed).copy_(run.of_weight(weight) + run.of_blocks(blocks))
+        return formed
+
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        return self._spread(linear(self._gather(self._chunks(x)), m.to(x.dtype)))
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
-        """One small product a piece gives dP; the rotation is undone on dP, not on x."""
-        width = self.n_in * self.side
-        dy = self._fold(dy, width)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        blocks = x.new_zeros(self.side, width, dtype=dtype)
-        for p in _pieces(self):
-            if p.row < width:
-                blocks[: p.rows, p.from_col : p.from_col + p.cols] += (
-                    dy[:, p.row : p.row + p.rows].T @ x[:, p.col : p.col + p.cols]
-                )
-        # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
-        return self._rotate(blocks.unflatten(-1, (self.n_in, self.side)), inverse=False).sum(-2)
+        cells = self._gather(self._chunks(x))
+        return wide(self._fold(dy).flatten(0, 1).T @ cells.flatten(0, 1))
 
     def max_rank(self) -> int:
         return min(self.d_in, self.d_out)
 
-    def _fold(self, dy: Tensor, width: int) -> Tensor:
-        """Add the gradients of outputs that are repeated: (n, d_out) -> (n, <= width)."""
+    def _chunks(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., used, side)."""
+        if self.wrap and self.used == self.n_in:
+            x = torch.cat([x, x[..., : self.wrap]], dim=-1)
+        return fit(x, self.used * self.side).unflatten(-1, (self.used, self.side))
+
+    def _gather(self, chunks: Tensor) -> Tensor:
+        """Add up the chunks of each cell: (..., used, side) -> (..., cells, side)."""
+        if self.used == self.cells:
+            return chunks
+        parts, start = [], 0
+        for cells, size in shares(self.used, self.cells):
+            part = chunks[..., start : start + cells * size, :]
+            parts.append(part.unflatten(-2, (cells, size)).sum(-2))
+            start += cells * size
+        return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
+
+    def _spread(self, y: Tensor) -> Tensor:
+        """Lay out the cells, again and again: (..., cells, side) -> (..., d_out)."""
+        return tile(y.flatten(-2), self.d_out)
+
+    def _fold(self, dy: Tensor) -> Tensor:
+        """What ``_spread`` is to a gradient, its transpose: (n, d_out) -> (n, cells, side)."""
+        width = self.cells * self.side
+        whole = self.d_out // width
         if self.d_out <= width:
-            return dy
-        folded = dy[:, :width].clone()
-        for repeated in dy[:, width:].split(width, dim=1):
-            folded[:, : repeated.shape[1]] += repeated
-        return folded
+            folded = fit(dy, width)
+        else:
+            folded = dy[:, : whole * width].unflatten(1, (whole, width)).sum(1)
+            rest = self.d_out - whole * width
+            if rest:
+                folded[:, :rest] += dy[:, whole * width :]
+        return folded.unflatten(1, (self.cells, self.side))
 
     def _blocks(self, m: Tensor) -> Tensor:
-        """P = [P_0 | P_1 | ...] with P_i = M R_i: (side, side) -> (side, n_in side)."""
-        # (M R_i) x = M (R_i x): the rows of M are turned back.
-        return self._rotate(m.unsqueeze(-2).expand(-1, self.n_in, -1), inverse=True).flatten(1)
+        """P_i = M R_i for each chunk: (side, side) -> (side, used, side), a new tensor."""
+        return m.unsqueeze(1).repeat(1, self.used, 1)
 
     def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
-        """Rotate (..., n_in, side): chunk i by R_i, or back."""
+        """Rotate (..., used, side): chunk i by R_i, or back."""
         return chunks
 
 
@@ -285,11 +312,30 @@ class Rotation(Decoupling):
 
     R_i turns each pair of coordinates by the angle i * theta_j, theta_j = 10000^(-2j / side)
     (Eq. 10-11; i and j count from 0 here, as in the published code, so chunk 0 is not turned).
+    It is M that is turned, and its gradient, never an activation.
     """
+
+    def apply(self, x: Tensor, m: Tensor) -> Tensor:
+        blocks = self._blocks(m).to(x.dtype).permute(1, 2, 0)  # P_i^T
+        y = torch.bmm(self._chunks(rows(x)).transpose(0, 1), blocks)
+        y = self._spread(self._gather(y.transpose(0, 1)))
+        return y.reshape(*x.shape[:-1], self.d_out)
+
+    def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
+        cells = self._fold(dy)
+        if self.used > self.cells:
+            cells = cells.index_select(1, owners(self.used, self.cells, x.device))
+        blocks = wide(torch.bmm(cells.permute(1, 2, 0), self._chunks(x).transpose(0, 1)))
+        # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
+        return self._rotate(blocks.transpose(0, 1), inverse=False).sum(1)
+
+    def _blocks(self, m: Tensor) -> Tensor:
+        # (M R_i) x = M (R_i x): the rows of M are turned back.
+        return self._rotate(m.unsqueeze(1), inverse=True)
 
     def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
         adjacent = self.compat == "exact"
-        cos, sin = _angles(self.n_in, self.side, adjacent, chunks.dtype, chunks.device)
+        cos, sin = angles(self.used, self.side, adjacent, chunks.dtype, chunks.device)
         if adjacent:
             partner = chunks.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         else:
@@ -340,32 +386,3 @@ def check_names(name: str, input_groups: str, output_groups: str, compat: str) -
     ):
         if value not in allowed:
             raise MethodError(f"{what}={value!r} is unknown; choose {' | '.join(allowed)}.")
-
-
-@lru_cache(maxsize=256)
-def _pieces(op: Decoupling) -> tuple[Piece, ...]:
-    """The blocks of delta W, from top to bottom."""
-    pieces = []
-    for o, chunks in enumerate(op.sources):
-        row, col = o * op.side, chunks.start * op.side
-        rows = min(op.side, op.d_out - row)
-        end = min(chunks.stop * op.side, op.d_in)
-        pieces.append(Piece(row, rows, col, end - col, from_col=col))
-        if op.wrap and chunks.stop == op.n_in:
-            pieces.append(Piece(row, rows, 0, op.wrap, from_col=op.d_in))
-    return tuple(pieces)
-
-
-@lru_cache(maxsize=256)
-@outside_inference
-def _angles(
-    chunks: int, side: int, adjacent: bool, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """cos and sin of i * theta_j for each coordinate, (chunks, side): a rotated coordinate is
-    cos * itself + sin * its partner, so that sin carries the sign of that partner."""
-    j = torch.arange(side // 2, dtype=torch.float64)
-    angle = torch.outer(torch.arange(chunks, dtype=torch.float64), 10000.0 ** (-2 * j / side))
-    pair = torch.stack([angle, angle], dim=-1 if adjacent else 1)
-    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
-    sin = pair.sin() * (sign if adjacent else sign.unsqueeze(-1))
-    return pair.cos().flatten(1).to(device, dtype), sin.flatten(1).to(device, dtype)

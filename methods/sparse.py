@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from methods.base import AdapterMethod, adapted_layers
 from methods.errors import MethodError
-from methods.layer import AdapterLinear, Delta
-from methods.tensors import wide
+from methods.layer import AdapterLinear, Delta, Formed
+from methods.tensors import copied, wide
 
 BLOCK = 2**24  # entries of the dense gradient that are formed at a time: 64 MB in fp32
 
@@ -61,7 +61,7 @@ class Sparse(AdapterMethod):
         return AdapterLinear(
             linear,
             {"values": torch.zeros(count)},
-            Scatter(d_in),
+            Scatter(),
             constants={"places": places(d_in * d_out, count, f"{self.seed}/{name}")},
             dropout=self.dropout,
             compute=self.compute,
@@ -98,18 +98,21 @@ class Sparse(AdapterMethod):
 class Scatter(Delta):
     """delta W is zero but for ``values`` at ``places``, flat indices i * d_in + j, ascending."""
 
-    d_in: int
+    @property
+    def kind(self) -> str:
+        return "sparse"
 
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
         values, at = tensors
-        rows, columns = at // self.d_in, at % self.d_in
+        formed = copied(weight, dtype)
         # No place occurs twice, so that nothing has to be added up.
-        weight[rows, columns] = (weight[rows, columns] + values).to(weight.dtype)
+        formed.view(-1)[at] = (weight.reshape(-1)[at] + values).to(dtype)
+        return Formed(formed, (at,))
 
     def pullback(
-        self, x: Tensor, dy: Tensor, weight: Tensor, *tensors: Tensor
+        self, x: Tensor, dy: Tensor, y: Tensor | None, *working: Tensor
     ) -> tuple[Tensor | None, ...]:
-        return (gradient_at(tensors[1], x, dy),)
+        return (gradient_at(working[0], x, dy),)
 
     def plain(
         self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
@@ -146,6 +149,8 @@ def gradient_at(at: Tensor, x: Tensor, dy: Tensor, block: int = BLOCK) -> Tensor
     """
     d_in, d_out = x.shape[1], dy.shape[1]
     rows = max(1, block // d_in)
+    if rows >= d_out:
+        return wide((dy.T @ x).flatten()[at])
     result = x.new_zeros(at.shape, dtype=torch.promote_types(x.dtype, torch.float32))
     for start in range(0, d_out, rows):
         dense = wide(dy[:, start : start + rows].T @ x).flatten()

@@ -17,6 +17,36 @@ def fit(x: Tensor, size: int) -> Tensor:
     return x[..., :size] if x.shape[-1] >= size else pad(x, (0, size - x.shape[-1]))
 
 
+def tile(x: Tensor, size: int) -> Tensor:
+    """Cut the last dimension to ``size``, or fill it up with itself, again and again."""
+    if x.shape[-1] < size:
+        x = x.repeat(*(1,) * (x.dim() - 1), -(-size // x.shape[-1]))
+    return x[..., :size]
+
+
+def copied(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A new contiguous tensor of the same values in ``dtype``, in one pass."""
+    return x.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def add_(formed: Tensor, weight: Tensor, delta: Tensor) -> None:
+    """formed = weight + delta, rounded once; ``formed`` holds ``weight`` in its own dtype."""
+    if formed.dtype == weight.dtype:
+        formed.add_(delta)
+    else:
+        formed.copy_(weight + delta)
+
+
+def rows(x: Tensor) -> Tensor:
+    """(..., size) -> (n, size)."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def shaped(y: Tensor, x: Tensor) -> Tensor:
+    """(n, size) -> (..., size), the leading dimensions as x has them."""
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
 def wide(x: Tensor) -> Tensor:
     """At least fp32."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -16,6 +16,7 @@ import json
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from typing import Any
 import timing
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from methods import AdapterMethod
+from methods.base import adapted_layers
 from methods.dora import DoRA
 from methods.lora import LoRA
-from methods.mora import MoRA
+from methods.mora import MoRA, Square
+from methods.operators import OperatorName
 
 SHAPES = {  # (d_in, d_out)
     "smollm2": [(576, 576), (576, 192), (576, 1536), (1536, 576)],
@@ -54,6 +58,25 @@ def ours(kind: type[AdapterMethod], **settings: Any) -> Callable[[nn.Module], nn
     return adapt
 
 
+@dataclass(frozen=True)
+class Published(Square):
+    """As in the authors' code: compression and rotation act on the activations."""
+
+    def plain(
+        self, x: Tensor, dropped: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor
+    ) -> Tensor:
+        y = F.linear(x, weight.to(x.dtype), bias)
+        return y + self.operator.defined(dropped, tensors[0].to(x.dtype))
+
+
+def as_published(model: nn.Module) -> nn.Module:
+    """Let MoRA's layers in ``model`` compute as the authors' code does."""
+    for _, layer in adapted_layers(model):
+        assert isinstance(layer.delta, Square)
+        layer.delta = Published(layer.delta.operator)
+    return model
+
+
 def peft(**settings: Any) -> Callable[[nn.Module], nn.Module]:
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -62,7 +85,10 @@ def peft(**settings: Any) -> Callable[[nn.Module], nn.Module]:
 
 
 def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
-    published = {"compute": "plain", "compat": "published"}
+    def published(operator: OperatorName) -> Callable[[nn.Module], nn.Module]:
+        adapt = ours(MoRA, operator=operator, compute="plain", compat="published")
+        return lambda layer: as_published(adapt(layer))
+
     return {
         FLOOR: lambda layer: layer.requires_grad_(False),
         "FFT": lambda layer: layer,
@@ -74,8 +100,8 @@ def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
         "MoRA rotation": ours(MoRA, operator="rotation"),
         "peft LoRA": peft(),
         "peft DoRA": peft(use_dora=True),
-        "published MoRA sharing": ours(MoRA, operator="sharing", **published),
-        "published MoRA rotation": ours(MoRA, operator="rotation", **published),
+        "published MoRA sharing": published("sharing"),
+        "published MoRA rotation": published("rotation"),
     }
 
 

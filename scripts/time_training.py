@@ -17,6 +17,7 @@ from typing import Any
 import timing
 import torch
 from hydra import compose, initialize_config_module
+from time_adapters import as_published
 from torch import nn
 
 from bench.run import device, models
@@ -75,6 +76,8 @@ def main() -> None:
                 seed=0,
             ).model
             method.attach(model)
+            if name.startswith("published"):
+                as_published(model)
             steps[name], trained[name] = contestant(
                 model, method.parameter_groups(model), options, place
             )

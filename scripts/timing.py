@@ -60,6 +60,27 @@ def median(values: list[float]) -> float:
     return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def crossing(measure: Callable[[int], float], guess: int, least: int = 16, most: int = 8192) -> int:
+    """Tokens at which ``measure`` passes 0 from below; ``least`` or ``most`` where it never does.
+
+    Tokens are doubled or halved from ``guess`` on, until the sign changes.
+
+    Linear in the logarithm of the tokens between the two neighbours that differ.
+    """
+    tokens = min(max(guess, least), most)
+    value = measure(tokens)
+    factor = 0.5 if value > 0 else 2.0
+    while True:
+        following = int(tokens * factor)
+        if not least <= following <= most:
+            return least if value > 0 else most
+        other = measure(following)
+        if (other > 0) != (value > 0):
+            share = value / (value - other)
+            return round(tokens * factor**share)
+        tokens, value = following, other
+
+
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

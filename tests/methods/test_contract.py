@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from methods import Method
 from methods.contract import CHECKS, ContractBroken, Subject, llama, run_llama
+from methods.layer import Formed
 from methods.lora import LoRA, LowRank
 from tests.methods.conftest import inputs
 
@@ -128,8 +129,8 @@ def test_llama_with_embeddings_and_norms_trained_beside(name: str, check: str) -
 class Half(LowRank):
     """Forms only half of what it sends through activations."""
 
-    def apply_(self, weight: Tensor, *tensors: Tensor) -> None:
-        LowRank(self.scale / 2).apply_(weight, *tensors)
+    def form(self, weight: Tensor, dtype: torch.dtype, *tensors: Tensor) -> Formed:
+        return LowRank(self.scale / 2).form(weight, dtype, *tensors)
 
 
 class HalfFormed(LoRA):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from methods import AdapterMethod
+from methods import AdapterMethod, break_even
 from methods.base import adapted_layers
 from methods.dora import DoRA
-from methods.layer import BREAK_EVEN_TOKENS, AdapterLinear
+from methods.layer import AdapterLinear
 from methods.lora import LoRA
 from methods.mora import MoRA
 from methods.sparse import Sparse
@@ -97,14 +97,17 @@ def test_an_input_without_gradient(method: AdapterMethod) -> None:
 
 @every_method
 def test_auto_forms_the_weight_from_the_break_even_on(method: AdapterMethod) -> None:
-    for tokens, fused in ((BREAK_EVEN_TOKENS - 1, False), (BREAK_EVEN_TOKENS, True), (500, True)):
+    kind = layer_of(method, "auto").delta.kind
+    least = break_even.tokens(kind, D_IN, D_OUT, torch.float64, "cpu")
+    assert least > 1
+    for tokens, fused in ((least - 1, False), (least, True), (500, True)):
         layer, x = layer_of(method, "auto"), random(tokens, D_IN).requires_grad_()
         assert (type(layer(x).grad_fn).__name__ == "_FusedLinearBackward") is fused
         same(gradients(layer, x), gradients(layer_of(method, "plain"), x))
 
 
 @every_method
-@pytest.mark.parametrize("compute", ["fused", "plain"])
+@pytest.mark.parametrize("compute", ["cached", "fused", "plain"])
 def test_gradients_in_bf16_are_near_those_in_float64(method: AdapterMethod, compute: str) -> None:
     """The same layer, its base weight and activations rounded to bf16; parameters stay fp32."""
     narrow = layer_of(method, compute, torch.bfloat16)
@@ -218,10 +221,10 @@ def test_a_small_change_of_length_is_exact_where_the_base_is_held_in_fp32() -> N
 @pytest.mark.parametrize("compute", ["fused", "plain"])
 def test_training_after_inference_mode(method: AdapterMethod, compute: str) -> None:
     """Tensors that were made for the evaluation and kept do not get in the way."""
-    from methods import groups, operators
+    from methods import blocks, groups
 
     groups._group_index.cache_clear()
-    operators._angles.cache_clear()
+    blocks.angles.cache_clear()
     layer, x = layer_of(method, compute), random(9, D_IN).requires_grad_()
     with torch.inference_mode():
         evaluated = layer.eval()(x.detach())

@@ -31,7 +31,7 @@ def mora(**settings: Any) -> MoRA:
         ({"learning_rate": 0}, "learning_rate=0 must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be above 0"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
-        ({"compute": "fast"}, "compute='fast' is unknown; choose auto | fused | plain"),
+        ({"compute": "fast"}, "compute='fast' is unknown; choose auto | cached | fused | plain"),
         ({"compute": "fused", "dropout": 0.1}, "Use compute=auto or dropout=0"),
         ({"target_modules": "q_proj"}, "must be a list of layer names or patterns"),
         ({"target_modules": []}, "must be a list of layer names or patterns"),

@@ -115,9 +115,12 @@ def test_delta_weight_is_the_oracles(kind, shape, compat) -> None:
     expected = torch.from_numpy(oracle(kind, *shape, m.numpy(), compat))
     torch.testing.assert_close(op.delta_weight(m), expected, rtol=1e-10, atol=1e-12)
     weight = torch.randn(shape[1], shape[0], dtype=torch.float64)
-    formed = weight.clone()
-    op.add_delta_(formed, m)
+    formed = op.form(weight, m, torch.float64)
     torch.testing.assert_close(formed, weight + expected, rtol=1e-10, atol=1e-12)
+    strided = torch.stack([weight, weight], dim=-1)[..., 0]
+    assert not strided.is_contiguous() and torch.equal(op.form(strided, m, torch.float64), formed)
+    narrow = op.form(weight.float(), m.float(), torch.bfloat16)
+    assert torch.equal(narrow, op.form(weight.float(), m.float(), torch.float32).bfloat16())
 
 
 @every_kind
@@ -130,6 +133,7 @@ def test_activations_and_gradients_follow_delta_weight(kind, shape, compat) -> N
     dy = torch.randn(3, 5, shape[1], dtype=torch.float64)
     y = op.apply(x, m)
     torch.testing.assert_close(y, x @ op.delta_weight(m.detach()).T, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(op.defined(x, m), y, rtol=1e-10, atol=1e-10)
     (expected,) = torch.autograd.grad((y * dy).sum(), m)
     pulled = op.pullback(x.reshape(-1, shape[0]), dy.reshape(-1, shape[1]))
     torch.testing.assert_close(pulled, expected, rtol=1e-10, atol=1e-10)

@@ -30,6 +30,9 @@ METHODS: dict[str, AdapterMethod] = {
     "asylora": AsyLoRA(freeze_a=True, **SHARED),
     "dora": DoRA(**SHARED),
     "sparse": Sparse(**SHARED),
+    "lora_cached": LoRA(**SHARED | {"compute": "cached"}),
+    "rotation_cached": MoRA(**SHARED | {"compute": "cached"}),
+    "rotation_auto": MoRA(**SHARED | {"compute": "auto"}),
     **{
         operator: MoRA(operator=operator, **SHARED)
         for operator in ("truncation", "sharing", "decoupling", "rotation")
@@ -144,15 +147,22 @@ def test_autocast(method: AdapterMethod) -> None:
 
 
 @every_method
-def test_nothing_but_the_input_is_kept_for_backward(method: AdapterMethod) -> None:
+@pytest.mark.parametrize("compute", ["cached", "fused"])
+def test_nothing_but_the_input_is_kept_for_backward(method: AdapterMethod, compute: str) -> None:
+    """And DoRA's output, which the next layer mostly keeps as well."""
+    method = copy.copy(method)
+    method.compute = compute
     model = nudged(method, layers())
     own = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
     for name, x in inputs(5).items():
-        assert [p for p in kept(model.layers[name], x) if p not in own] == [x.data_ptr()]
+        layer = model.layers[name]
+        found, y = kept(layer, x)
+        needed = [x, y] if layer.delta.needs_output else [x]
+        assert [p for p in found if p not in own] == [t.data_ptr() for t in needed]
 
 
-def kept(layer: nn.Module, x: Tensor) -> list[int]:
-    """Addresses of the tensors that autograd saves for the backward pass of ``layer``."""
+def kept(layer: nn.Module, x: Tensor) -> tuple[list[int], Tensor]:
+    """Addresses of what autograd saves for the backward pass of ``layer``, and its output."""
     saved: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -160,8 +170,8 @@ def kept(layer: nn.Module, x: Tensor) -> list[int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        layer(x.requires_grad_())
-    return saved
+        y = layer(x.requires_grad_())
+    return saved, y
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -181,7 +191,7 @@ def test_in_evaluation_the_formed_weight_is_kept_until_something_changes(tmp_pat
     x = torch.randn(3, layer.in_features)
     with torch.no_grad():
         first = layer(x)
-        assert layer._formed_weight(x.dtype) is layer._formed_weight(x.dtype)
+        assert layer._formed(x.dtype) is layer._formed(x.dtype)
         method.save(model, tmp_path)
         layer.M.mul_(2)
         doubled = layer(x)

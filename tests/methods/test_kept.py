@@ -1,0 +1,219 @@
+"""compute=cached: formed weights that are kept while training, and never a stale one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from methods import AdapterMethod, kept
+from methods.base import adapted_layers
+from methods.contract import llama
+from methods.dora import DoRA
+from methods.layer import AdapterLinear
+from methods.lora import LoRA
+from methods.mora import MoRA, Square
+from methods.relora import ReLoRA
+from methods.remora import ReMoRA
+from methods.sparse import Sparse
+
+SHARED: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2}
+RESTARTS = {"restart_every": 2, "restart_warmup": 1}
+METHODS = {
+    "lora": lambda **more: LoRA(**SHARED, **more),
+    "dora": lambda **more: DoRA(**SHARED, **more),
+    "sparse": lambda **more: Sparse(**SHARED, **more),
+    "relora": lambda **more: ReLoRA(**SHARED, **RESTARTS, **more),
+    "remora": lambda **more: ReMoRA(**SHARED, **RESTARTS, **more),
+    "decoupling": lambda **more: MoRA(operator="decoupling", **SHARED, **more),
+    "rotation": lambda **more: MoRA(**SHARED, **more),
+}
+OPTIMIZERS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+IDS = torch.arange(4 * 2 * 80).reshape(4, 2, 80) * 7 % 256  # tokens above the break-even of 32
+
+
+def attached(method: AdapterMethod) -> nn.Module:
+    model = llama()
+    if hasattr(model.config, "max_position_embeddings"):
+        model.config.max_position_embeddings = 128
+    torch.manual_seed(1)
+    method.attach(model)
+    return model.train()
+
+
+def trained(method: AdapterMethod, optimizer: dict[str, Any], steps: int = 3) -> list[Tensor]:
+    """Losses and last weights of a few steps, each of two micro-batches and an evaluation."""
+    model = attached(method)
+    adam = torch.optim.AdamW(method.parameter_groups(model), **optimizer)
+    found = []
+    for step in range(1, steps + 1):
+        for ids in IDS[:2]:
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            found.append(loss.detach())
+        adam.step()
+        adam.zero_grad()
+        method.after_step(model, adam, step)
+        with torch.no_grad():
+            found.append(model.eval()(input_ids=IDS[2], labels=IDS[2]).loss)
+        model.train()
+    return found + [p.detach() for _, layer in adapted_layers(model) for p in layer.tensors]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(n, "fused") for n in METHODS] + [("rotation", k) for k in ("loop", "foreach")],
+)
+def test_cached_and_auto_train_as_fused_does_bit_for_bit(name, kind, monkeypatch) -> None:
+    """torch's fused AdamW changes parameters without counting it."""
+    optimizer = OPTIMIZERS[kind]
+    expected = trained(METHODS[name](compute="fused"), optimizer)
+    assert not torch.equal(expected[0], expected[3])
+    for compute, share in (("cached", 0.0), ("auto", 0.5), ("auto", 0.0)):
+        monkeypatch.setattr(kept, "SHARE", share)
+        found = trained(METHODS[name](compute=compute), optimizer)
+        assert all(map(torch.equal, found, expected)), (compute, share)
+
+
+def formings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each weight that MoRA forms."""
+    made, form = [], Square.form
+
+    def counting(self: Square, *arguments: Any) -> Any:
+        made.append(1)
+        return form(self, *arguments)
+
+    monkeypatch.setattr(Square, "form", counting)
+    return made
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("compute", "often"), [("cached", 1), ("fused", 2 * 4)])
+def test_each_weight_is_formed_once_a_step(compute, often, checkpointing, monkeypatch) -> None:
+    """With four micro-batches of a forward and a backward pass each, and recomputation."""
+    method = METHODS["rotation"](compute=compute)
+    model = attached(method)
+    layers = len(list(adapted_layers(model)))
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        often = often if often == 1 else 3 * 4
+    optimizer = torch.optim.AdamW(method.parameter_groups(model), fused=True)
+    made = formings(monkeypatch)
+    for step in range(1, 3):
+        for ids in IDS:
+            model.train()  # as transformers' Trainer does before each micro-batch
+            model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert len(made) == step * often * layers
+
+
+def layer_of(compute: str) -> AdapterLinear:
+    model = nn.Sequential(nn.Linear(64, 96, bias=False))
+    MoRA(rank=8, target_modules=["0"], compute=compute).attach(model)
+    layer = model[0]
+    assert isinstance(layer, AdapterLinear)
+    return layer.train()
+
+
+X = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_auto_keeps_as_much_as_the_share_of_the_free_memory(monkeypatch) -> None:
+    size = 64 * 96 * 4
+    monkeypatch.setattr(kept, "_granted", type(kept._granted)())
+    monkeypatch.setattr(kept, "free_memory", lambda device: round(2.5 * size / kept.SHARE))
+    layers = [layer_of("auto") for _ in range(3)]
+    for layer in layers:
+        layer(X)
+    assert [layer.kept_bytes > 0 for layer in layers] == [True, True, False]
+    layers[0] = layer_of("auto")  # the first one is gone, and its memory free again
+    layers[0](X)
+    assert layers[0].kept_bytes
+    layers[2](X)
+    assert not layers[2].kept_bytes
+    torch.testing.assert_close(layers[2](X), layers[2].base(X))
+
+
+def test_memory_that_cannot_be_told_is_not_taken() -> None:
+    assert kept.free_memory(torch.device("meta")) == 0
+    assert kept.free_memory(torch.device("cpu")) > 2**20
+
+
+def test_a_kept_weight_is_no_part_of_the_layer(tmp_path: Path) -> None:
+    """Neither of its state, nor of copies and pickles; and it does not outlive a conversion."""
+    layer = layer_of("cached")
+    before = io.BytesIO()
+    torch.save(layer, before)
+    layer(X)
+    assert layer.kept_bytes == 64 * 96 * 4 and "keeps 24,576 bytes" in repr(layer)
+    after = io.BytesIO()
+    torch.save(layer, after)
+    assert len(after.getvalue()) == len(before.getvalue())
+    assert not copy.deepcopy(layer).kept_bytes
+    assert not layer.double().kept_bytes
+
+
+def test_merging_after_training_with_a_kept_weight() -> None:
+    method = METHODS["rotation"](compute="cached")
+    model = attached(method)
+    optimizer = torch.optim.AdamW(method.parameter_groups(model), fused=True)
+    model(input_ids=IDS[0], labels=IDS[0]).loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        expected = model.eval()(input_ids=IDS[0]).logits
+        merged = method.merge(model)(input_ids=IDS[0]).logits
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+
+
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from methods import MethodError
+from tests.methods.test_kept import X, layer_of
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
+results = {}
+for compute in ("fused", "auto"):
+    torch.manual_seed(0)
+    layer = fully_shard(layer_of(compute), mesh=mesh)
+    optimizer = torch.optim.AdamW([layer.M], lr=1e-2)
+    for _ in range(3):
+        y = layer(X)
+        y.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    results[compute] = y
+    assert not layer.kept_bytes
+assert torch.equal(results["fused"], results["auto"])
+try:
+    fully_shard(layer_of("cached"), mesh=mesh)(X)
+except MethodError as error:
+    assert "use compute=fused" in str(error)
+else:
+    raise AssertionError("not refused")
+dist.destroy_process_group()
+"""
+
+
+def test_fsdp2_is_refused_in_words(root: Path, tmp_path: Path) -> None:
+    """Its gathered parameters change without a trace; auto goes on without keeping anything."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(tmp_path / "meeting")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
