@@ -23,7 +23,7 @@ from tasks.adaptllm_scores import (
     weighted_f1,
     whole_entities,
 )
-from tasks.data import Source, file_fingerprint, load, part_name
+from tasks.data import Source, fingerprint, load, part_name
 from tasks.metrics import Metric, Scorer
 
 if TYPE_CHECKING:
@@ -153,12 +153,11 @@ class AdaptScorer(Scorer):
         return list(data.select(range(min(len(data), self.limit or len(data)))))
 
     def cache_key(self) -> dict[str, Any]:
-        path = self.source.path("test", self.data_dir)
         return {
             "measure": [self.measure, VERSION],
             "limit": self.limit,
             "whole": self.whole,
-            "data": None if path is None else file_fingerprint(path),
+            "data": fingerprint(self.source, "test", self.data_dir),
         }
 
 

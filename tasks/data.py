@@ -223,6 +223,14 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprint(source: Source, split: str, data_dir: str | Path | None) -> str:
+    """Of the rows of a split, wherever they are read from. Raises TaskError."""
+    path = source.path(split, data_dir)
+    if path is not None:
+        return file_fingerprint(path)
+    return str(load(source, split, data_dir)._fingerprint)
+
+
 def text_fingerprint(texts: Iterable[str]) -> str:
     """The first 16 hex digits of a sha256 over texts in their order."""
     digest = hashlib.sha256()

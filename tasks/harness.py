@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.data import Source, file_fingerprint, part_name, quiet_datasets
+from tasks.data import Source, file_fingerprint, fingerprint, part_name, quiet_datasets
 from tasks.errors import TaskError
 from tasks.generation import evaluating
 from tasks.metrics import Metric, Scorer
@@ -81,14 +81,13 @@ class HarnessScorer(Scorer):
     def cache_key(self) -> dict[str, Any]:
         """The task files and their functions count, so that a changed prompt is scored anew."""
         files = sorted(TASK_FILES.glob("*.py")) + sorted(TASK_FILES.glob("*.yaml"))
-        paths = [source.path(split, self.data_dir) for source, split in self.sets]
         return {
             "task": self.task,
             "few_shot": self.few_shot,
             "limit": self.limit,
             "whole": self.whole,
             "files": [file_fingerprint(file) for file in files],
-            "data": [None if path is None else file_fingerprint(path) for path in paths],
+            "data": [fingerprint(source, split, self.data_dir) for source, split in self.sets],
         }
 
 

