@@ -1,8 +1,8 @@
 """Scores of untouched models: each a record of its own, computed once for all cells and sweeps.
 
-`<folder>/<id>.json`, named by a hash of all that determines the score. The file spells that out in
-full, and whoever reads it compares: a score is never taken for another's. Of several processes that
-want one at the same time, the first computes it and the others wait.
+`<folder>/base-<id>.json`, named by a hash of all that determines the score. The file spells that
+out in full, and whoever reads it compares: a score is never taken for another's. Of several
+processes that want one at the same time, the first computes it and the others wait.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def once(what: dict[str, Any] | None, compute: Callable[[], Metrics]) -> Metrics
     """
     if what is None:
         return compute()
-    file = folder() / f"{records.cell_id(what)}.json"
+    file = folder() / f"base-{records.cell_id(what)}.json"
     with _turn(file) if distributed.first() else nullcontext():
         found: Metrics | None = distributed.tell(_read(file, what))
         if found is None:

@@ -169,7 +169,7 @@ def test_a_file_under_a_foreign_name_is_not_believed(folder: Path) -> None:
     one, other = {"of": "one"}, {"of": "another"}
     base_scores.once(one, lambda: {"m": Metric.mean([0.25])})
     (file,) = folder.iterdir()  # no lock is left
-    file.rename(folder / f"{records.cell_id(other)}.json")
+    file.rename(folder / f"base-{records.cell_id(other)}.json")
     assert base_scores.once(other, lambda: {"m": Metric.mean([0.5])})["m"].value == 0.5
 
 
@@ -217,7 +217,9 @@ def test_cells_of_a_grid_share_one_base_score(
     found = records_of()
     (file,) = folder.iterdir()
     assert len(found) == 4 and len(scored) == 1 + 4
-    assert {tuple(record["base_scores"]) for record in found} == {(file.stem,)}
+    assert {tuple(record["base_scores"]) for record in found} == {
+        (file.stem.removeprefix("base-"),)
+    }
     kept = json.loads(file.read_text())["metrics"]
     for record in found:
         assert record["before"]["accuracy"]["value"] == kept["accuracy"]["value"]

@@ -72,7 +72,7 @@ def test_base_scores_are_computed_once_a_model_and_scorer(
     with torch.no_grad():
         model.lm_head.weight.mul_(30)  # what is read from the cache does not show it
     assert scoring.before(model, BASE, learned=False) == first
-    assert scoring.base_scores == [file.stem]
+    assert scoring.base_scores == [file.stem.removeprefix("base-")]
     other = scoring.before(model, {"weights": "sha256:1"}, learned=False)
     assert other != first
     assert len(list((tmp_path / "base_scores").iterdir())) == 2
