@@ -131,16 +131,21 @@ def run(
     if batch_size < 1:
         raise TaskError(f"the scoring batch size is {batch_size}; it must be at least 1")
     with quiet(), undisturbed_random(), evaluating(model):
-        from lm_eval.models.huggingface import HFLM
-
-        lm = HFLM(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),  # HFLM sets its padding
-            batch_size=batch_size,
-            # The switch stands for all special tokens: ByT5 would end every prompt with EOS.
-            add_bos_token=bool(bos(tokenizer)),
-        )
+        lm = language_model(model, tokenizer, batch_size)
         return ask(lm, task, few_shot=few_shot, limit=limit, data_dir=data_dir, revisions=revisions)
+
+
+def language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
+    """The model as lm-eval's; a text begins as in training and in our own scorers."""
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(
+        pretrained=model,
+        tokenizer=copy.deepcopy(tokenizer),  # HFLM sets its padding
+        batch_size=batch_size,
+        # The switch stands for all special tokens: ByT5 would end every prompt with EOS.
+        add_bos_token=bool(bos(tokenizer)),
+    )
 
 
 def ask(

@@ -97,6 +97,8 @@ FIELDS: tuple[Field, ...] = (
     *_metric("metrics"),
     Field("before", "object", "scores of the untouched model, by name"),
     *_metric("before"),
+    Field("base_scores", "texts", "ids of the records that `before` is from, shared by all "
+          "cells of a base", optional=True, since=2),
     Field("forgetting", "object", "loss of general ability", nullable=True),
     Field("forgetting.mean_drop", "number", "mean over the parts", "of before"),
     Field("forgetting.parts", "object", "by metric"),

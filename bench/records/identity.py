@@ -23,7 +23,7 @@ from bench.records.fields import Record
 INCIDENTAL = frozenset({
     "name", "label", "note", "data_dir", "cache_dir", "output_dir", "results_dir", "wheel_path",
     "score_steps", "score_at_learned", "score_batch_size", "log_every", "checkpoint_every",
-    "checkpoint_minutes", "torch_compile",
+    "checkpoint_minutes", "torch_compile", "expects",
 })  # fmt: skip
 SEEDS = ("seed", "data_seed")
 

@@ -102,13 +102,7 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
     setup_seconds = time.perf_counter() - begin
     with tracking.start(config["tracker"], _about(cell, loaded.card)) as tracker:
         begin = time.perf_counter()
-        learned = config["analysis"]["before"]
-        base_key = kept.base_key(config, dtype, cell.placement.device)
-        before = kept.once(
-            "before",
-            [base_key, key, learned, size, cell.placement.precision],
-            lambda: score.before(model, loaded.card, learned=learned),
-        )
+        before = score.before(model, loaded.identity, learned=config["analysis"]["before"])
         before_seconds = time.perf_counter() - begin
 
         set_seed(config["seed"])  # again: whatever was kept drew nothing this time

@@ -99,7 +99,7 @@ def base(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) ->
     loaded = once("base", base_key(config, dtype, device), make, keep=_small)
     if _kept is None or not _small(loaded):
         return loaded
-    return LoadedModel(*map(copy.deepcopy, (loaded.model, loaded.tokenizer, loaded.card)))
+    return copy.deepcopy(loaded)
 
 
 def _small(loaded: LoadedModel) -> bool:
@@ -112,5 +112,4 @@ def _stamps(settings: Mapping[str, Any]) -> list[Any]:
     folder = hub.local(settings["source"]) if settings["kind"] == "hub" else None
     if folder is None:
         return []
-    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return hub.stamps(folder)

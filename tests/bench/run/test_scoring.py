@@ -1,4 +1,4 @@
-"""Scores before and after: an untouched model forgets nothing, base scores are kept and reread."""
+"""Scores before and after: an untouched model forgets nothing, base scores are reread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.run.scoring import Scoring, forgetting, headline
 from tasks.base import Metric, Scorer
 from tasks.uuid import UuidTask
 
-CARD = {"checksum": "sha256:0", "revision": None}
+BASE = {"weights": "sha256:0"}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def model() -> LlamaForCausalLM:
 
 @pytest.fixture
 def scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scoring:
-    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("MORA_BENCH_BASE_SCORES", str(tmp_path / "base_scores"))
     task = UuidTask(pairs=3, forgetting=["pydoc_topics"], forgetting_limit=2)
     return Scoring(
         task.scorers(), task.forgetting_scorers(), ByT5Tokenizer(), resolve("cpu", "fp32"), 4
@@ -44,7 +44,7 @@ def scoring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scoring:
 
 
 def test_an_untouched_model_forgets_exactly_nothing(scoring: Scoring, model: Any) -> None:
-    before = scoring.before(model, CARD)
+    before = scoring.before(model, BASE)
     fields = scoring.fields(before, scoring.final(model))
     assert fields["forgetting"]["mean_drop"] == 0.0
     (part,) = fields["forgetting"]["parts"].values()
@@ -56,7 +56,7 @@ def test_an_untouched_model_forgets_exactly_nothing(scoring: Scoring, model: Any
 
 
 def test_a_changed_model_forgets_something(scoring: Scoring, model: Any) -> None:
-    before = scoring.before(model, CARD, learned=False)
+    before = scoring.before(model, BASE, learned=False)
     assert list(before) == ["pydoc_topics_bits_per_byte"]
     with torch.no_grad():
         model.lm_head.weight.mul_(30)
@@ -67,21 +67,24 @@ def test_a_changed_model_forgets_something(scoring: Scoring, model: Any) -> None
 def test_base_scores_are_computed_once_a_model_and_scorer(
     scoring: Scoring, model: Any, tmp_path: Path
 ) -> None:
-    first = scoring.before(model, CARD, learned=False)
+    first = scoring.before(model, BASE, learned=False)
     (file,) = (tmp_path / "base_scores").iterdir()
     with torch.no_grad():
         model.lm_head.weight.mul_(30)  # what is read from the cache does not show it
-    assert scoring.before(model, CARD, learned=False) == first
-    other = scoring.before(model, {**CARD, "checksum": "sha256:1"}, learned=False)
+    assert scoring.before(model, BASE, learned=False) == first
+    assert scoring.base_scores == [file.stem.removeprefix("base-")]
+    other = scoring.before(model, {"weights": "sha256:1"}, learned=False)
     assert other != first
     assert len(list((tmp_path / "base_scores").iterdir())) == 2
     file.write_text("{torn")
-    assert scoring.before(model, CARD, learned=False) == other  # computed anew
+    assert scoring.before(model, BASE, learned=False) == other  # computed anew
     assert file.read_text() != "{torn"
 
 
-def test_random_weights_are_not_kept(scoring: Scoring, model: Any, tmp_path: Path) -> None:
-    scoring.before(model, {"checksum": None}, learned=False)
+def test_a_model_that_is_not_known_is_scored_anew(
+    scoring: Scoring, model: Any, tmp_path: Path
+) -> None:
+    scoring.before(model, None, learned=False)
     assert not (tmp_path / "base_scores").exists()
 
 
@@ -89,7 +92,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
     scoring: Scoring, model: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "base_scores").write_text("a file in the folder's place")
-    assert scoring.before(model, CARD, learned=False)
+    assert scoring.before(model, BASE, learned=False)
 
 
 class Fixed(Scorer):

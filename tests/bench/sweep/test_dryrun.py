@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from bench import records
-from bench.run import models
 from bench.run.build import build
 from bench.sweep import dryrun, estimate
 from methods import Method
@@ -25,77 +24,6 @@ def conf(group: str, name: str) -> dict[str, Any]:
 def method(name: str, **settings: Any) -> Method:
     made: Method = build({"_target_": name, "learning_rate": 1e-3, **settings})
     return made
-
-
-# ---- estimates --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("llama2_7b", 6_738_415_616),
-        ("llama3_8b", 8_030_261_248),
-        ("smollm2_135m_wheel", 134_515_008),
-        ("llama_250m", 247_524_096),
-    ],
-)
-def test_sizes_of_models_that_are_not_loaded(name: str, parameters: int) -> None:
-    shape = estimate.shape_of(conf("model", name))
-    assert shape is not None and shape.parameters == parameters
-
-
-@pytest.mark.parametrize(
-    ("target", "settings"),
-    [
-        ("methods.fft.FFT", {}),
-        ("methods.lora.LoRA", {"rank": 8, "also_train": ["embed_tokens", "lm_head", "*norm"]}),
-        ("methods.mora.MoRA", {"rank": 8, "target_modules": ["q_proj", "down_proj"]}),
-        ("methods.dora.DoRA", {"rank": 4}),
-    ],
-)
-def test_trained_parameters_are_those_of_the_attached_model(
-    target: str, settings: dict[str, Any]
-) -> None:
-    cfg = conf("model", "tiny")
-    made, model = method(target, **settings), models.skeleton(cfg)
-    made.attach(model)
-    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shape = estimate.shape_of(cfg)
-    assert shape is not None
-    adapters, base = estimate.trained(shape, made)
-    assert adapters + sum(base.values()) == counted
-
-
-def test_flops_count_what_trains_once_more() -> None:
-    """By hand: one layer of width 2, feed-forward 3, a vocabulary of 5."""
-    shape = estimate.Shape(2, 3, 1, 1, 1, 5, tied=False)
-    multiplied = 4 * 2 * 2 + 3 * 2 * 3 + 5 * 2
-    _, everything = estimate.trained(shape, method("methods.fft.FFT"))
-    _, nothing = estimate.trained(shape, method("methods.lora.LoRA", rank=1))
-    assert estimate.flops(shape, everything, again=False) == 6 * multiplied
-    assert estimate.flops(shape, nothing, again=False) == 4 * multiplied
-    assert estimate.flops(shape, nothing, again=True) == 6 * multiplied
-    assert estimate.flops(shape, {"lm_head": 10}, again=False) == 4 * multiplied + 2 * 10
-
-
-def test_memory_of_a_model_dwarfs_no_optimiser() -> None:
-    """Full fine-tuning holds 16 bytes a parameter; sharding divides them."""
-    shape = estimate.shape_of(conf("model", "llama2_7b"))
-    assert shape is not None
-    config: dict[str, Any] = {
-        "precision": "bf16",
-        "distributed": {"strategy": "none", "processes": 1},
-        "model": {"attention": "sdpa"},
-        "trainer": {"gradient_checkpointing": True},
-    }
-    fft, lora = method("methods.fft.FFT"), method("methods.lora.LoRA", rank=8)
-    alone = estimate.memory(shape, fft, config, batch=1, length=8)
-    assert alone == pytest.approx(16 * shape.parameters, rel=0.01)
-    adapters, _ = estimate.trained(shape, lora)
-    frozen = estimate.memory(shape, lora, config, batch=1, length=8)
-    assert frozen == pytest.approx(2 * shape.parameters + 16 * adapters, rel=0.01)
-    config["distributed"] = {"strategy": "fsdp", "processes": 8}
-    assert estimate.memory(shape, fft, config, 1, 8) == pytest.approx(alone / 8, rel=0.01)
 
 
 # ---- the dry run ------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ Records = Callable[[], list[records.Record]]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A base in a folder; scores of the base are kept in no one's cache."""
-    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MORA_BENCH_BASE_SCORES", str(tmp_path / "cache"))
     settings = OmegaConf.load(ROOT / "conf/model/tiny.yaml")
     loaded = models.load(settings, dtype=torch.float32, device=torch.device("cpu"), seed=0)
     loaded.model.save_pretrained(tmp_path / "base")
