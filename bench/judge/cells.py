@@ -7,7 +7,9 @@ Beside records may lie a notes.yaml that says what their numbers can't:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,97 +17,19 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from bench import records
 from bench.errors import UserError
+from bench.judge.result import Array, Result, Score, Spectrum
 from bench.records import identity
 
-Array = NDArray[np.float64]
-
 NOTES = "notes.yaml"
+MANY = 1_000  # records from which on several processes read
+MOST_PROCESSES = 8
 _TIMES = ("setup_seconds", "training_seconds", "scoring_seconds", "tokens_per_second")
 
 # Settings that are shown elsewhere, or that identity.py leaves out: they determine nothing.
 _NOT_SETTINGS = identity.INCIDENTAL | {*identity.SEEDS, "_target_", "learning_rate", "rank"}
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number of a record."""
-
-    value: float
-    n: int
-    higher_is_better: bool
-    unit: str
-    chance: float | None
-
-
-@dataclass(frozen=True)
-class Spectrum:
-    """Singular values of delta W, averaged over layers; counts and effective ranks by kind."""
-
-    singular_values: Array  # (k,), descending
-    above: dict[str, float]  # layer kind -> mean number above 0.1
-    effective_rank: dict[str, float]
-    above_per_layer: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """A cell as it ended: its record without what only a look at the single one needs."""
-
-    file: Path
-    cell: str
-    status: str
-    reason: str | None
-    experiment: str
-    scale: str
-    method: str
-    label: str
-    rank: int | None
-    learning_rate: float | None
-    settings: dict[str, Any]  # of method ("operator") and trainer ("trainer.max_steps"), flat
-    model: str
-    model_label: str
-    model_settings: dict[str, Any]
-    task: str
-    task_label: str
-    task_settings: dict[str, Any]
-    data: tuple[str, ...]  # sets and their revisions
-    seed: int
-    split: str  # "reported", or "validation": used to choose learning rates and nothing else
-    trainable: int | None
-    total: int | None
-    metrics: dict[str, Score]
-    before: dict[str, Score]
-    forgetting: float | None
-    forgetting_parts: tuple[str, ...]  # the metrics that tell of it
-    averaged: tuple[str, ...]  # the metrics behind "average", where there is one
-    cost: dict[str, float | None]
-    train: dict[str, Array]  # step, loss, ...: one array each, NaN where not measured
-    scores: dict[str, Array]  # step, tokens, seconds and "metrics.<name>"
-    merge_error: float | None
-    spectrum: Spectrum | None
-    device: str
-    precision: str
-    threads: int | None
-    git: str
-    versions: str = ""  # of the packages that matter
-    command: str = ""  # that makes the record again
-    started: str = ""  # UTC, ISO 8601
-    finished: str = ""
-    cuts: dict[str, dict[str, float]] = field(default_factory=dict)  # by rank: metrics, see records
-    what: Mapping[str, Any] = field(default_factory=dict)  # its identity
-    perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
-    examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
-    untimed: str = ""  # why its seconds are left out
-    target_loss: float | None = None  # whose steps the tables show, where the record says
-    revisions: Mapping[str, str] = field(default_factory=dict)  # of sets and model: commits
-
-    @property
-    def ok(self) -> bool:
-        return self.status == "ok"
 
 
 @dataclass
@@ -129,20 +53,20 @@ def collect(path: str | Path) -> Collection:
     found = Collection(str(path))
     first: dict[tuple[str, str], Result] = {}
     noted = cache(_noted)
-    for file in records.find(path):
-        reason = noted(file.parent)
-        try:
-            record = records.read(file, head_only=True)
-            cell = _cell(record, file)
-            cell = _without_times(cell, reason) if reason else cell
-        except UserError as error:
-            found.refused.append(str(error))
+    files = records.find(path)
+    for file in files:
+        noted(file.parent)  # one that nobody understands is refused before anything is read
+    for file, (cell, version) in zip(files, _read_all(files), strict=True):
+        if isinstance(cell, str):
+            found.refused.append(cell)
             continue
+        if reason := noted(file.parent):
+            cell = _without_times(cell, reason)
         earlier = first.setdefault((cell.cell, cell.device), cell)
         if earlier is cell:
             (found.perturbed if cell.perturbed else found.cells).append(cell)
         elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
-            if record["schema_version"] > 1 and not _same_numbers(earlier.file, file):
+            if version > 1 and not _same_numbers(earlier.file, file):
                 raise twice(earlier, cell)
             found.repeats.append((earlier, cell))
     if not found.cells:
@@ -153,6 +77,23 @@ def collect(path: str | Path) -> Collection:
             "python -m bench makes them; its results_dir says where"
         )
     return found
+
+
+def _read_all(files: Sequence[Path]) -> Iterable[tuple[Result | str, int]]:
+    """Of each file the cell, or what is wrong with it, and the record's version."""
+    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    if len(files) < MANY or processes < 2:
+        return map(_read, files)
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(_read, files, chunksize=64))
+
+
+def _read(file: Path) -> tuple[Result | str, int]:
+    try:
+        record = records.read(file, head_only=True)
+        return _cell(record, file), record["schema_version"]
+    except UserError as error:
+        return str(error), 0
 
 
 def _cell(record: records.Record, file: Path) -> Result:
@@ -189,7 +130,7 @@ def _cell(record: records.Record, file: Path) -> Result:
                 for d in task["data"]
             ),
             seed=record["seed"],
-            split=_split(record["seed"], config),
+            split=split_of(record["seed"], config),
             trainable=record["parameters"]["trainable"],
             total=record["parameters"]["total"],
             metrics=_metrics(record["metrics"], averaged),
@@ -237,7 +178,7 @@ def _revisions(record: records.Record) -> dict[str, str]:
     return {name: commit for name, commit in found.items() if commit}
 
 
-def _split(seed: int, config: Mapping[str, Any]) -> str:
+def split_of(seed: int, config: Mapping[str, Any]) -> str:
     """Whether a cell chooses learning rates or is judged; older records say so under protocol."""
     if seed in (config.get("validation_seeds") or ()):
         return "validation"

@@ -6,13 +6,13 @@ rate that the protocol gives it (bench.judge.rates).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bench.judge import guards, paper_effects
-from bench.judge.cells import Result
+from bench.judge import guards, paper_effects, settings
 from bench.judge.claims import Claim
 from bench.judge.intervals import (
     LEVEL,
@@ -29,13 +29,7 @@ from bench.judge.intervals import (
 from bench.judge.measures import Measuring, Pair
 from bench.judge.rates import AS_RUN, Candidate, Choice, Goodness, choose
 from bench.judge.rows import count
-from bench.judge.settings import (
-    Setting,
-    commands,
-    exposure,
-    later,
-    spread,
-)
+from bench.judge.settings import Setting, exposure, later, spread
 from bench.judge.verdicts import (
     ALIKE,
     CANNOT_TELL,
@@ -64,6 +58,7 @@ class Comparison:
     protocol: str
     arms: list[Candidate]
     widening: float | None = None  # of the interval for the choice of rates, where it is known
+    kept: frozenset[int] | None = None  # the seeds that count; None: all
     _chosen: dict[int, Choice] = field(default_factory=dict)
     _good: Goodness | None = None
 
@@ -78,9 +73,9 @@ class Comparison:
     def among(self, seeds: set[int]) -> Comparison:
         """With these seeds alone."""
         kept = [arm.among(seeds.__contains__) for arm in self.arms]
-        others = [c.among(seeds.__contains__) for c in self.setting.candidates]
-        setting = Setting(self.setting.section, others, self.setting.twins)
-        return Comparison(self.measuring, setting, self.protocol, kept, self.widening)
+        return Comparison(
+            self.measuring, self.setting, self.protocol, kept, self.widening, frozenset(seeds)
+        )
 
     def judge(self, level: float = LEVEL, *, whole: bool = True) -> Judgement:
         """whole: with all that is said beside the verdict."""
@@ -96,8 +91,9 @@ class Comparison:
             arms=(words[0], words[1] if len(words) > 1 else self.claim.b.words),
             flags=tuple([flag for choice in choices for flag in choice.flags] + flags),
             rates=tuple(how + [_how(c, o) for c, o in zip(self.arms, choices, strict=True)]),
-            best_of=tuple((c.name, choice.best_of) for c, choice in
+            best_of=tuple((c.name, self._shown(choice.best_of)) for c, choice in
                           zip(self.arms, choices, strict=True) if len(choice.best_of) > 1),
+            best_by=self._chosen_by,
         )  # fmt: skip
         problems = [choice.problem for choice in choices if choice.problem]
         if problems:
@@ -132,6 +128,26 @@ class Comparison:
             self._good = next(run, ways[0])
         return self._good
 
+    def _shown(self, goods: Sequence[float]) -> tuple[float, ...]:
+        """What rates are chosen by, more is better, in the unit that a reader knows it in."""
+        own, claim = self.good == self.measuring.learned, self.claim
+        if own and claim.endpoint.of.learning and claim.endpoint.kind != "good_range":
+            values = [self.measuring.sign * good for good in goods]
+            return tuple(math.exp(v) if claim.ratio else v for v in values)
+        found = self.setting.section.metrics.get(self.measuring.learned_metric)
+        sign = -1 if found is not None and not found.higher_is_better else 1
+        return tuple(sign * good for good in goods)
+
+    @property
+    def _chosen_by(self) -> str:
+        """What rates are chosen by, in words."""
+        measuring, endpoint = self.measuring, self.claim.endpoint
+        if self.good == measuring.learned and endpoint.of.learning:
+            return measuring.words
+        metric = measuring.learned_metric.replace("_", " ")
+        along = self.good == measuring.learned_along
+        return f"{metric}, mean over the scored steps" if along else f"{metric} at the end"
+
     def _how_chosen(self) -> tuple[list[str], list[str]]:
         """How rates were found, where that isn't said arm by arm: plain words, and flags."""
         if self.protocol == AS_RUN:
@@ -139,10 +155,7 @@ class Comparison:
             return ["each arm at the one learning rate that it was run with: not tuned"] * tuned, []
         if self.good == self.measuring.learned:
             return [], []
-        along = self.good == self.measuring.learned_along
-        way = "mean over the scored steps" if along else "at the end"
-        metric = (self.setting.section.main_metric() or "").replace("_", " ")
-        flag = f"rates chosen by {metric}, {way}: not all were run at their best by the endpoint"
+        flag = f"rates chosen by {self._chosen_by}: not all were run at their best by the endpoint"
         return [], [flag]
 
     def _base(self) -> Judgement:
@@ -199,7 +212,7 @@ class Comparison:
         if len(found) < FEWEST_SEEDS:
             seeds = count(len(found), "paired seed" if len(self.arms) > 1 else "seed")
             few = f"{seeds}; at least {FEWEST_SEEDS} are needed"
-            more = self._commands(FEWEST_SEEDS - len(found))
+            more = self.commands(FEWEST_SEEDS - len(found))
             return replace(base, reason=few, guards=(), commands=more)
         if any(guard.word == "no ratio" for guard in fired):
             return replace(base, verdict=CANNOT_TELL, reason=str(fired[0]))
@@ -211,11 +224,12 @@ class Comparison:
     ) -> Judgement:
         verdict, fired = decide(self.claim, effect), list(base.guards)
         alike = verdict in ALIKE or (verdict == HOLDS and self.claim.direction != "better")
-        if choices and (edge := guards.edge(effect.effect, choices, alike=alike)):
+        tuned = choices if self.claim.endpoint.of.tuned else []
+        if tuned and (edge := guards.edge(effect.effect, tuned, alike=alike)):
             fired.append(edge)
         if alike and (bounded := guards.bounded(base.pairs)):
             fired.append(bounded)
-        edges = [choice.edge for choice in choices if choice.edge]
+        edges = [choice.edge for choice in tuned if choice.edge]
         flags = (*base.flags, *(e for e in dict.fromkeys(edges) if not any(
             e in guard.why for guard in fired)))  # fmt: skip
         made = replace(
@@ -282,7 +296,10 @@ class Comparison:
             return None
         table = []
         alike = [c for c in self.setting.candidates if exposure(c) == exposure(self.arms[0])]
-        for arm in [*self.arms, *(c for c in alike if all(c.row is not a.row for a in self.arms))]:
+        others = [c for c in alike if all(c.row is not a.row for a in self.arms)]
+        if (kept := self.kept) is not None:
+            others = [c.among(kept.__contains__) for c in others]
+        for arm in [*self.arms, *others]:
             cells = self.choice(arm).cells
             numbers = [self.measuring.number(cells[s]) for s in seeds if s in cells]
             values = [v for v, bound in numbers if v is not None and not bound]
@@ -307,7 +324,7 @@ class Comparison:
         return replace(
             made, seeds_needed=needed, p_flip=flip, flags=flags,
             others=self._others(choices, effect.level),
-            commands=self._commands((needed or 0) - effect.n),
+            commands=self.commands((needed or 0) - effect.n),
             without_one=self._without_one(made),
         )  # fmt: skip
 
@@ -345,12 +362,14 @@ class Comparison:
             for choice in choices
         )
 
-    def _commands(self, more: int) -> tuple[str, ...]:
-        cells: list[Sequence[Result]] = [
-            [*self.choice(arm).cells.values()] if self.protocol != ALL_RATES else arm.cells
-            for arm in self.arms
-        ]
-        return commands(cells, more)
+    def commands(self, more: int) -> tuple[str, ...]:
+        """That add so many seeds: at all rates where each seed is judged by the others' choice."""
+        arms = []
+        for arm in self.arms:
+            every = self.protocol == ALL_RATES or self.choice(arm).how
+            chosen = [*self.choice(arm).cells.values()] if not every else []
+            arms.append([*arm.reported.values()] if every else [chosen])
+        return settings.commands(arms, more)
 
 
 def _how(arm: Candidate, choice: Choice) -> str:

@@ -9,7 +9,7 @@ for the family. What an earlier look has decided stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench.judge import trends
 from bench.judge.cells import Collection, Result
@@ -21,7 +21,6 @@ from bench.judge.rates import AS_RUN, PROTOCOLS
 from bench.judge.rows import count
 from bench.judge.settings import (
     Setting,
-    commands,
     metric_of,
     needs_metric,
     pairs,
@@ -94,15 +93,25 @@ def _exploratory(comparisons: Sequence[Comparison]) -> Iterator[Judgement]:
 
 
 def _no_cells(claim: Claim, cells: Sequence[Result]) -> str:
+    if missing := missing_arms(claim, cells):
+        return missing
+    return (
+        f"no comparable cells (same model, steps and rank, the endpoint measured) on {_on(claim)}"
+    )
+
+
+def missing_arms(claim: Claim, cells: Sequence[Result]) -> str:
+    """Says which arms have no cells; empty where all have some."""
     arms = [arm for arm in (claim.a, claim.b) if arm.value is None]
     here = [cell for cell in cells if claim.about(cell)]
     missing = [arm.words for arm in arms if not any(arm.takes(cell) for cell in here)]
+    return f"no cells of {' and of '.join(missing)} on {_on(claim)}" if missing else ""
+
+
+def _on(claim: Claim) -> str:
     at = f" at {claim.rank} rank" if claim.rank != "any" else ""
     at += "".join(f", {key} {'/'.join(map(str, value))}" for key, value in claim.setting)
-    what = f"task {' or '.join(claim.tasks)}{at}"
-    if missing:
-        return f"no cells of {' and of '.join(missing)} on {what}"
-    return f"no comparable cells (same model, steps and rank, the endpoint measured) on {what}"
+    return f"task {' or '.join(claim.tasks)}{at}"
 
 
 # ---------------------------------------------------------------------------- the family
@@ -116,7 +125,8 @@ def _of_family(
     judged: list[tuple[Sequence[int], At]] = []
     for claim in family.claims:
         several = [c for group in _comparisons(claim, of(claim)) for c in _primary(group)]
-        made = [(c.seeds(), _at(c)) for c in several] + trends.primary(claim, of(claim))
+        made: list[tuple[Sequence[int], At]] = [(c.seeds(), _Of(c)) for c in several]
+        made += trends.primary(claim, of(claim))
         judged += made
         if not made:
             reason_ = _no_cells(claim, found.cells)
@@ -156,8 +166,14 @@ def _primary(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [*comparisons[:1]]
 
 
-def _at(comparison: Comparison) -> At:
-    return lambda seeds, level: comparison.among(set(seeds)).judge(level)
+@dataclass(frozen=True)
+class _Of:
+    """What a comparison says with some of its seeds at a level."""
+
+    comparison: Comparison
+
+    def __call__(self, seeds: Sequence[int], level: float) -> Judgement:
+        return self.comparison.among(set(seeds)).judge(level)
 
 
 def _seen(seeds: Sequence[int], at: At, look: Look, number: int, looks: int) -> Judgement:
@@ -167,9 +183,9 @@ def _seen(seeds: Sequence[int], at: At, look: Look, number: int, looks: int) -> 
     name = "" if looks == 1 else f"look {number} of {looks}, level {look.level:g}"
     if len(seeds) < wanted:
         said = f"{len(seeds)} of the {count(wanted, 'seed')} of the first look are there"
-        more = commands([p.cells for p in made.pairs[:1]], wanted - len(seeds))
+        more = at.comparison.commands(wanted - len(seeds)) if isinstance(at, _Of) else ()
         return replace(made, verdict=UNDECIDED, reason=said, p=None, look=name,
-                       commands=made.commands or more)  # fmt: skip
+                       commands=more or made.commands)  # fmt: skip
     left = len(seeds) - wanted
     flags = made.flags
     if left and number == looks:

@@ -40,7 +40,7 @@ class Measuring:
     metric: str | None
     cells: Sequence[Result] = ()  # all of the setting: what diverged counts as the worst of them
     _read: dict[Path, Examples | None] = field(default_factory=dict)
-    _numbers: dict[tuple[Path, str, float | None], tuple[float | None, bool]] = field(
+    _numbers: dict[tuple[int, float | None], tuple[float | None, bool]] = field(
         default_factory=dict
     )
 
@@ -106,7 +106,7 @@ class Measuring:
 
         Who diverged is censored where steps are counted, and the worst of all where they aren't.
         """
-        key = (cell.file, cell.cell, judged)
+        key = (id(cell), judged)  # the section holds the cells as long as this lives
         if key not in self._numbers:
             self._numbers[key] = self._number(cell, judged)
         return self._numbers[key]

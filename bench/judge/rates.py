@@ -234,6 +234,12 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
     )  # fmt: skip
 
 
+def search(arm: Candidate) -> Search:
+    """How the arm's rate is looked for where it is tuned."""
+    seeds = {cell.seed for group in arm.validation.values() for cell in group}
+    return replace(_search(arm.validation or arm.reported), seeds=tuple(sorted(seeds)))
+
+
 def _search(cells: ByPoint) -> Search:
     rates = sorted({rate for rate, _ in cells if rate})
     return Search(len(cells), math.log2(rates[-1] / rates[0]) if rates else 0.0)

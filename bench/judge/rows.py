@@ -9,8 +9,8 @@ over different models, tasks or settings.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench.judge.cells import Array, Result, Score, twice
-from bench.records import identity
 from bench.records.words import format_rate
+
+LONGEST_DETAIL = 24  # letters
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ class Section:
     device: str
     precision: str
     rows: list[Row]
+    detail: str = ""  # what sets it apart from others of this task, model and scale
 
     @property
     def title(self) -> str:
         words = f"{self.task_label} on {self.model_label}, {self.scale} scale"
+        words += f", {self.detail}" if self.detail else ""
         if self.split != "reported":
             words += f" ({self.split} seeds: they choose learning rates and are not results)"
         return words
@@ -148,33 +151,27 @@ def group(cells: Iterable[Result]) -> list[Section]:
     """Sections, reported ones first, each with its rows in the paper's order."""
     sections: dict[str, dict[str, list[Result]]] = {}
     for cell in cells:
-        rows = sections.setdefault(section_key(cell), {})
-        rows.setdefault(row_key(cell), []).append(cell)
+        rows = sections.setdefault(cell.section_key(), {})
+        rows.setdefault(cell.row_key, []).append(cell)
     made = [_section(key, list(rows.values())) for key, rows in sections.items()]
-    return sorted(made, key=lambda s: (s.split != "reported", s.task, s.model, s.scale, s.key))
+    made.sort(key=lambda s: (s.split != "reported", s.task, s.model, s.scale, s.key))
+    alike: dict[str, list[Section]] = {}
+    for section in made:
+        alike.setdefault(section.title, []).append(section)
+    return [_with_detail(section, alike[section.title]) for section in made]
 
 
-def section_key(cell: Result, *, split: bool = True, over: str | None = None) -> str:
-    """Equal for cells that may be compared. split=False: validation cells count as reported.
+def _with_detail(section: Section, alike: Sequence[Section]) -> Section:
+    """Titles that are the same, told apart by what differs; settings too long to say are not."""
 
-    over: a key of the task in which they may differ.
-    """
-    same = identity.row(cell.what)
-    task = same.get("task", cell.task_settings)
-    task = {key: value for key, value in task.items() if key != over}
-    parts = [cell.task, task, cell.model, same.get("model", cell.model_settings), cell.scale]
-    parts += [cell.device, cell.precision, cell.split if split else ""]
-    return json.dumps(parts, sort_keys=True)
+    def known(of: Section) -> dict[str, Any]:
+        settings = {k: v for k, v in of.task_settings.items() if isinstance(v, (int, float, str))}
+        return settings | {"precision": of.precision, "device": of.device}
 
-
-def row_key(cell: Result) -> str:
-    """Equal for cells that differ in the seed alone, by the definition that names cells.
-
-    A perturbed cell has the key of the cell that it repeats.
-    """
-    what = {k: v for k, v in identity.row(cell.what).items() if not k.startswith("perturb")}
-    parts = [cell.method, cell.rank, cell.learning_rate, what or cell.settings]
-    return json.dumps(parts, sort_keys=True)
+    ours, others = known(section), [known(other) for other in alike]
+    apart = [k for k in ours if any(other.get(k) != ours[k] for other in others)]
+    words = [f"{k} {ours[k]}" for k in apart if len(str(ours[k])) <= LONGEST_DETAIL]
+    return replace(section, detail=", ".join(words))
 
 
 def _section(key: str, groups: list[list[Result]]) -> Section:

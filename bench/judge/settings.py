@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate, Goodness
-from bench.judge.rows import Section, group, row_key, section_key
+from bench.judge.rows import Section, group
 
 LONGEST = 24  # more seeds than these are no command any more
 
@@ -42,13 +42,14 @@ def settings(found: Collection, over: str | None = None) -> list[Setting]:
     for key, several in sections.items():
         reported = [section for section in several if section.split == "reported"]
         if reported:
-            made.append(Setting(reported[0], _candidates(several, over), known.get(key, [])))
+            first = replace(reported[0], detail="") if over else reported[0]
+            made.append(Setting(first, _candidates(several, over), known.get(key, [])))
     return made
 
 
 def of_section(section: Section, over: str | None = None) -> str:
     """The key of the section's setting, which its validation cells share."""
-    return section_key(section.cells[0], split=False, over=over)
+    return section.cells[0].section_key(split=False, over=over)
 
 
 def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate]:
@@ -73,15 +74,15 @@ def twins(found: Collection, over: str | None = None) -> dict[str, list[list[Res
     if not found.perturbed and not found.repeats:
         return {}
     groups: dict[tuple[str, str, int], list[Result]] = {}
-    originals = {(section_key(c, split=False), row_key(c), c.seed): c for c in found.cells}
+    originals = {(c.section_key(split=False), c.row_key, c.seed): c for c in found.cells}
     for cell in found.perturbed:
-        key = (section_key(cell, split=False), row_key(cell), cell.seed)
+        key = (cell.section_key(split=False), cell.row_key, cell.seed)
         known = [originals[key]] if key in originals else []
         groups.setdefault(key, known).append(cell)
     several = [*groups.values(), *([a, b] for a, b in found.repeats)]
     made: dict[str, list[list[Result]]] = {}
     for cells in several:
-        made.setdefault(section_key(cells[0], split=False, over=over), []).append(cells)
+        made.setdefault(cells[0].section_key(split=False, over=over), []).append(cells)
     return made
 
 
@@ -161,22 +162,59 @@ def later(cells: Sequence[Result]) -> str:
     )
 
 
-def commands(arms: Sequence[Sequence[Result]], more: int) -> tuple[str, ...]:
-    """For each arm the command that adds so many seeds, after the highest there is."""
-    cells = [cell for arm in arms for cell in arm]
+def commands(arms: Sequence[Sequence[Sequence[Result]]], more: int) -> tuple[str, ...]:
+    """The commands that add so many seeds, after the highest there is.
+
+    arms: of each its rates, of each rate its cells. An arm's rates are one command where the
+    cells' own commands differ in one value.
+    """
+    cells = [cell for arm in arms for rate in arm for cell in rate]
     if more < 1 or not cells:
         return ()
     first = max(cell.seed for cell in cells) + 1
     seeds = ",".join(str(first + i) for i in range(min(more, LONGEST)))
-    made = [_with_seeds(arm[0].command, seeds) for arm in arms if arm and arm[0].command]
+    made: list[str] = []
+    for arm in arms:
+        known = [words for rate in arm if rate and (words := again(rate[0]))]
+        made += [_with_seeds(words, seeds) for words in _joined(known)]
     return tuple(dict.fromkeys(made))
 
 
-def _with_seeds(command: str, seeds: str) -> str:
+# What was a word of the configuration when the first records were made, and is none today.
+_OLD_GROUP = "protocol."  # chose the learning rate; the rate itself says the same
+_OLD_WORDS = {"task=laptop/math": "task=sums"}
+
+
+def again(cell: Result) -> list[str]:
+    """The words of the command that makes the cell, in today's spelling, without its seed.
+
+    Empty where the record has none that can be read.
+    """
     try:
-        words = [word for word in shlex.split(command) if not word.startswith("seed=")]
+        words = shlex.split(cell.command)
     except ValueError:
-        return ""
+        return []
+    made = [_OLD_WORDS.get(w, w) for w in words if not w.startswith(("seed=", _OLD_GROUP))]
+    if any(word.startswith(_OLD_GROUP) for word in words) and cell.learning_rate is not None:
+        made.append(f"method.learning_rate={cell.learning_rate!r}")
+    return made
+
+
+def _joined(several: Sequence[list[str]]) -> list[list[str]]:
+    """One command in the place of several that differ in one value alone."""
+    if len(several) < 2 or len({len(words) for words in several}) > 1:
+        return [*several]
+    apart = [i for i, words in enumerate(zip(*several, strict=True)) if len(set(words)) > 1]
+    if len(apart) != 1 or len({words[apart[0]].partition("=")[0] for words in several}) > 1:
+        return [*several]
+    key = several[0][apart[0]].partition("=")[0]
+    values = dict.fromkeys(words[apart[0]].partition("=")[2] for words in several)
+    joined = [*several[0]]
+    joined[apart[0]] = f"{key}={','.join(values)}"
+    return [joined]
+
+
+def _with_seeds(words: list[str], seeds: str) -> str:
     if words[1:3] == ["-m", "bench"] and not {"-m", "--multirun"} & set(words[3:]):
-        words.insert(3, "-m")
+        words = [*words[:3], "-m", *words[3:]]
     return shlex.join([*words, f"seed={seeds}"])

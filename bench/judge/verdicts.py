@@ -61,6 +61,7 @@ class Judgement:
     others: tuple[tuple[str, Effect], ...] = ()  # at targets or shares that are not judged
     diverged: tuple[tuple[int, int], ...] = ()  # of each arm: how many of how many
     best_of: tuple[tuple[str, tuple[float, ...]], ...] = ()  # by arm, after k trials
+    best_by: str = ""  # what that is of: the endpoint, or what rates were chosen by instead
     commands: tuple[str, ...] = ()  # that add the missing seeds
     section: str = ""  # key of the setting
 

@@ -6,7 +6,6 @@ differ in the marker's filling and the colour's lightness. Same records, same by
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -28,6 +26,8 @@ from matplotlib.transforms import Bbox
 from bench.judge import paper
 from bench.judge.cells import Array, Result, Score
 from bench.judge.rows import Row, Section
+from bench.records.words import format_rate
+from bench.report.looks import Look, looks, method_look
 from bench.report.numbers import format_number, unit_label
 
 STYLE = Path(__file__).with_name("style.mplstyle")
@@ -35,71 +35,10 @@ ROWS_DRAWN = 24  # more rows than these are no figure any more
 ROWS_WITH_BAND = 6
 ENTRIES = 6  # of a legend; two more say what line and band are, and the chance level
 
-# Colours of Okabe and Ito (safe for the colour-blind), ordered so that lightness differs too.
-_METHODS: dict[str, tuple[str, Any, str]] = {
-    "fft": ("#000000", "-", "o"),
-    "lora": ("#0072B2", (0, (5, 2)), "s"),
-    "mora": ("#D55E00", "-", "^"),
-    "lora_plus": ("#56B4E9", (0, (7, 2, 1, 2)), "D"),
-    "asylora": ("#009E73", (0, (1, 1.2)), "v"),
-    "dora": ("#CC79A7", (0, (3, 1.2)), "P"),
-    "relora": ("#1B4F72", (0, (5, 1, 1, 1, 1, 1)), "X"),
-    "remora": ("#E69F00", (0, (9, 1.5)), "*"),
-    "peft": ("#777777", (0, (2, 2)), "h"),
-}
-_OTHERS = (
-    ("#7B3F99", (0, (6, 1, 2, 1)), "<"),
-    ("#8C6D31", (0, (1, 2)), ">"),
-    ("#3B7D23", (0, (4, 1, 1, 1)), "p"),
-    ("#AA3355", (0, (8, 3)), "d"),
-)
-_FILLINGS = ("full", "none", "left", "bottom", "right", "top")
-_LIGHTEST = 0.45
-
-
-@dataclass(frozen=True)
-class Look:
-    """How a row is drawn."""
-
-    colour: tuple[float, float, float]
-    line: Any
-    marker: str
-    filling: str
-
-    def keywords(self) -> dict[str, Any]:
-        return {
-            "color": self.colour,
-            "linestyle": self.line,
-            "marker": self.marker,
-            "fillstyle": self.filling,
-            "markerfacecoloralt": "white",
-        }
-
 
 def literal(words: str) -> str:
     """Words of a record as they are: no formulas, no line breaks."""
     return " ".join(words.split()).replace("$", r"\$")
-
-
-def method_look(method: str) -> tuple[str, Any, str]:
-    """Colour, line style and marker of a method; the same in every figure, known or not."""
-    if method in _METHODS:
-        return _METHODS[method]
-    return _OTHERS[hashlib.sha256(method.encode()).digest()[0] % len(_OTHERS)]
-
-
-def looks(rows: Sequence[Row]) -> list[Look]:
-    """One look a row; variants of a method grow lighter and change the marker's filling."""
-    made, seen = [], dict.fromkeys((row.method for row in rows), 0)
-    totals = {method: sum(row.method == method for row in rows) for method in seen}
-    for row in rows:
-        colour, line, marker = method_look(row.method)
-        i = seen[row.method]
-        seen[row.method] += 1
-        light = _LIGHTEST * i / max(1, totals[row.method] - 1)
-        shade = tuple(part + (1 - part) * light for part in to_rgb(colour))
-        made.append(Look(shade, line, marker, _FILLINGS[i % len(_FILLINGS)]))  # type: ignore[arg-type]
-    return made
 
 
 def drawable(section: Section, metric: str | None) -> tuple[list[Row], str]:
@@ -135,7 +74,7 @@ def _ended(row: Row, section: Section, metric: str | None) -> float:
 
 @dataclass(frozen=True)
 class Curve:
-    """A row's curve: means over its seeds and their range, at the points all seeds share."""
+    """A row's curve: means over its seeds and their range, as far as all seeds go."""
 
     x: Array
     mean: Array
@@ -150,18 +89,24 @@ def curve(row: Row, part: str, x: str, y: str) -> Curve | None:
     data = [d for d in (_points(cell, part, x, y) for cell in cells) if len(d[0])]
     if not data:
         return None
-    steps = data[0][0]
-    for more in data[1:]:
-        steps = np.intersect1d(steps, more[0])
+    alike = all(np.array_equal(d[0], data[0][0]) for d in data)
+    steps = data[0][0] if alike else _shared(data)
     if not len(steps):
         return None
-    xs, ys = (np.array([d[i][np.searchsorted(d[0], steps)] for d in data]) for i in (1, 2))
+    xs, ys = (np.array([np.interp(steps, d[0], d[i]) for d in data]) for i in (1, 2))
     return Curve(xs.mean(0), ys.mean(0), ys.min(0), ys.max(0), broke_off=not row.ok)
+
+
+def _shared(data: Sequence[tuple[Array, Array, Array]]) -> Array:
+    """All steps at which some seed was scored, as far as all seeds go: between, lines are drawn."""
+    first, last = max(d[0][0] for d in data), min(d[0][-1] for d in data)
+    steps = np.unique(np.concatenate([d[0] for d in data]))
+    return steps[(steps >= first) & (steps <= last)]
 
 
 def _points(cell: Result, part: str, x: str, y: str) -> tuple[Array, Array, Array]:
     """Steps, x and y where both are measured, by step."""
-    arrays = cell.train if part == "train" else cell.scores
+    arrays = cell.train if part == "train" else _scored(cell, y)
     if not all(key in arrays for key in ("step", x, y)):
         empty = np.empty(0)
         return empty, empty, empty
@@ -169,6 +114,18 @@ def _points(cell: Result, part: str, x: str, y: str) -> tuple[Array, Array, Arra
     step, xs, ys = (arrays[key][first] for key in ("step", x, y))
     known = np.isfinite(xs) & np.isfinite(ys)
     return step[known], xs[known], ys[known]
+
+
+def _scored(cell: Result, y: str) -> dict[str, Array]:
+    """The scores along the run, and at its end the final one, where none was taken there."""
+    metric = cell.metrics.get(y.removeprefix("metrics."))
+    known, train = cell.scores, cell.train
+    if metric is None or y not in known or "step" not in train or not len(train["step"]):
+        return known
+    if known["step"][-1] >= train["step"][-1]:
+        return known
+    end = {key: values[-1] for key, values in train.items()} | {y: metric.value}
+    return {k: np.append(values, end.get(k, np.nan)) for k, values in known.items()}
 
 
 def _draw(
@@ -239,10 +196,18 @@ def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]
             break
     made = []
     for label, places in list(groups.items())[:ENTRIES]:
-        lost = " (diverged)" * all(not rows[i].ok for i in places)
-        more = f" ({len(places)} rows, lighter to the last)" if len(places) > 1 else lost
-        made.append((styles[places[0]], literal(label) + more))
+        more = _several([rows[i] for i in places]) if len(places) > 1 else ""
+        lost = " (diverged)" * (not more and all(not rows[i].ok for i in places))
+        made.append((styles[places[0]], literal(label) + more + lost))
     return made
+
+
+def _several(rows: Sequence[Row]) -> str:
+    """What lies behind one entry of a legend."""
+    rates = sorted({row.learning_rate for row in rows if row.learning_rate is not None})
+    if len(rates) == len(rows) and len({row.name_and_rank for row in rows}) == 1:
+        return f" (lr {format_rate(rates[0])} to {format_rate(rates[-1])}, lighter: higher)"
+    return f" ({len(rows)} rows, lighter to the last)"
 
 
 def entries(rows: Sequence[Row], styles: Sequence[Look], *, bands: bool = True) -> list[Line2D]:

@@ -8,6 +8,7 @@ from bench import records
 from bench.report import Report, Sheet, render, tables
 
 FIGURES_OF = 8  # sections that get figures; a folder of everything has dozens
+MANY_CELLS = 2_000  # from which on only the first section gets them: drawing one takes a second
 CAPTIONS = {
     "loss": "Training loss against optimiser steps",
     "spectrum": "Singular values of ΔW; by layer kind, how many exceed 0.1 and the effective rank",
@@ -23,7 +24,9 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
     Raises UserError where it can't be written to.
     """
     records.prepare_folder(out)
-    drawn = {sheet.slug: _figures(report, sheet, out) for sheet in report.sheets[:FIGURES_OF]}
+    many = sum(len(section.cells) for section in report.sections) >= MANY_CELLS
+    pictured = report.sheets[: min(1, FIGURES_OF) if many else FIGURES_OF]
+    drawn = {sheet.slug: _figures(report, sheet, out) for sheet in pictured}
     contents = {}
     if report.sheets:
         contents = {

@@ -30,6 +30,7 @@ WIDTH = 683
 ROW, TOP, FOOT, HEAD = 30, 24, 40, 50
 LEFT, RIGHT = 232, 505  # of the panel's axis
 ROWS_DRAWN = 40
+LONGEST_NAME = 40  # letters of a row's second line
 
 # Class, shape and word on the legend, of each verdict.
 LOOKS = {
@@ -175,7 +176,9 @@ def _row(judgement: Judgement, y: float, scale: Scale) -> str:
     arms = " vs ".join(_names(judgement))
     bold = "bold" if judgement.primary else ""
     parts.append(_text(8, y - 2, _cut(arms, 36), bold))
-    parts.append(_text(8, y + 11, _cut(f"{claim.id} · {judgement.protocol}", 40), "small"))
+    named = f"{claim.id} · {judgement.protocol}"
+    named = named if len(named) <= LONGEST_NAME else claim.id
+    parts.append(_text(8, y + 11, _cut(named, LONGEST_NAME), "small"))
     parts += [
         f'<circle class="seed" cx="{scale.x(v):.1f}" cy="{y + 8:.1f}" r="1.8"/>'
         for v in found.values[:24]

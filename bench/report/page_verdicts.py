@@ -99,13 +99,14 @@ def _row(number: int, judgement: Judgement, setting: Section | None) -> str:
 
 def _behind(judgement: Judgement) -> str:
     claim = judgement.claim
+    told = {"; ".join(map(str, judgement.guards)), ""}  # once is enough
     said = [
         f"{judgement.measured}: {wording.wanted(judgement)}",
         f"{judgement.setting}; protocol {judgement.protocol}; {wording.standing(judgement)}",
         f"{claim.id}; stated: {claim.stated}",
         f"detectable in 8 of 10 studies: {wording.detectable(judgement)}",
         *(f"guard, {guard.word}: {guard.why}" for guard in judgement.guards),
-        *wording.remarks(judgement),
+        *(line for line in wording.remarks(judgement) if line not in told),
     ]
     return '<ul class="notes">' + "".join(f"<li>{_e(line)}</li>" for line in said) + "</ul>"
 
@@ -149,9 +150,9 @@ def _rates(judgement: Judgement, setting: Section | None) -> str:
             words = f"Rates that were run, {metric.replace('_', ' ')} by seed"
             parts.append(f'<p>{_e(words)}</p><ul class="notes">{items}</ul>')
     for name, expected in judgement.best_of:
-        values = ", ".join(f"{abs(value):.4g}" for value in expected)
-        parts.append(f'<p class="pale">{_e(name)}, expected best after 1 to '
-                     f"{len(expected)} trials: {values}</p>")  # fmt: skip
+        values = ", ".join(f"{value:.4g}" for value in expected)
+        parts.append(f'<p class="pale">{_e(name)}, expected best after 1 to {len(expected)} trials '
+                     f"({_e(judgement.best_by)}): {values}</p>")  # fmt: skip
     return "".join(parts)
 
 

@@ -18,7 +18,8 @@ from matplotlib.ticker import EngFormatter
 
 from bench.judge.rows import Row, Section
 from bench.records.words import format_rate
-from bench.report.figures import STYLE, Look, drawable, entries, frame, literal, looks, named
+from bench.report.figures import STYLE, drawable, entries, frame, literal, named
+from bench.report.looks import Look, looks
 from bench.report.numbers import scaled, unit_label
 
 THRESHOLD = 0.1  # the paper's Fig. 5 counts singular values above it
@@ -163,7 +164,8 @@ def cost_figure(section: Section, metric: str | None) -> Figure | None:
                 axes.set_xscale("log")
             else:
                 axes.set_xlim(0, 1.08 * max(map(max, costs)))
-                axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+                if max(map(max, costs)) > 1_000:
+                    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         panels[0].set_ylabel(literal(f"final {unit_label(metric, example)}"))
     return figure
 
@@ -229,10 +231,19 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
                 axes.set_xticks([], minor=True)
             axes.set(xlabel="learning rate", ylabel=literal(label))
         if len(parts) > 1:
-            low, high = panels[1].dataLim.intervaly
-            panels[1].set_yscale("symlog", linthresh=1)  # from gains to several times the loss
-            panels[1].set_ylim(min(-1.0, 2 * low), max(1.0, 2 * high))
+            _forgotten_scale(panels[1], arms)
     return figure
+
+
+def _forgotten_scale(axes: Axes, arms: Sequence[Sequence[Row]]) -> None:
+    """Logarithmic where some rates forget many times what others do; linear near zero."""
+    means = [float(np.mean(v)) for rows in arms for row in rows if (v := _forgotten(row))]
+    if max(means) > 20 * max(min(means), 1.0):
+        low, high = axes.dataLim.intervaly
+        axes.set_yscale("symlog", linthresh=1)
+        axes.set_ylim(min(-1.0, 2 * low), max(1.0, 2 * high))
+    else:
+        axes.axhline(0, color="#555555", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
 
 
 def _forgotten(row: Row) -> list[float]:

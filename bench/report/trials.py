@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,15 +22,13 @@ Curves = dict[tuple[str, str], dict[str, list[float]]]  # (endpoint, setting): a
 
 
 def curves(judgements: Sequence[Judgement]) -> Curves:
-    """In units of the endpoint; an arm of several claims is there once."""
+    """In units of what rates were chosen by; an arm of several claims is there once."""
     found: Curves = {}
     for j in judgements:
         if j.protocol != "tuned" or not j.claim.endpoint.of.learning:
             continue
-        sign = 1 if j.higher_is_better else -1
         for arm, values in j.best_of:
-            shown = [math.exp(sign * v) if j.claim.ratio else sign * v for v in values]
-            found.setdefault((j.measured, j.setting), {}).setdefault(arm, shown)
+            found.setdefault((j.best_by, j.setting), {}).setdefault(arm, [*values])
     return found
 
 
@@ -50,7 +47,8 @@ def figure(found: Curves) -> Figure | None:
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    from bench.report.figures import STYLE, literal, method_look
+    from bench.report.figures import STYLE, literal
+    from bench.report.looks import looks_of
 
     shown = [*found.items()][:PANELS]
     if not shown:
@@ -64,11 +62,10 @@ def figure(found: Curves) -> Figure | None:
         for axes in grid.flat[len(shown) :]:
             axes.set_visible(False)
         for axes, ((endpoint, setting), arms) in zip(grid.flat, shown, strict=False):
-            for arm, values in [*arms.items()][:ARMS]:
-                method = arm.split(" ")[0].lower().replace("+", "_plus")
-                colour, line, marker = method_look(method)
-                axes.plot(range(1, len(values) + 1), values, color=colour, linestyle=line,
-                          marker=marker, label=literal(arm))  # fmt: skip
+            some = [*arms.items()][:ARMS]
+            methods = [arm.split(" ")[0].lower().replace("+", "_plus") for arm, _ in some]
+            for (arm, values), look in zip(some, looks_of(methods), strict=True):
+                axes.plot(range(1, len(values) + 1), values, **look.keywords(), label=literal(arm))
             axes.set_title(literal(setting.replace(", laptop scale", "")), fontsize=9)
             axes.set(
                 xlabel="learning rates tried", ylabel=literal(endpoint.replace(" (", "\n(", 1))

@@ -109,6 +109,15 @@ def _varied(overrides: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+MISTAKES = (UserError, MethodError, TaskError, HydraException, OmegaConfBaseException)
+
+
+def refused(error: BaseException) -> int:
+    """Say what is wrong with the command line; the exit status."""
+    print(_said(error), file=sys.stderr)
+    return outcomes.STATUS["refused"]
+
+
 def _said(error: BaseException | None) -> str:
     """The error's words; Hydra wraps some in errors that say nothing."""
     while error is not None and not str(error).strip():
@@ -116,27 +125,35 @@ def _said(error: BaseException | None) -> str:
     return str(error)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the dry run of a command line. Returns 0, or 2 for a mistake in the configuration."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line's options."""
+    made = argparse.ArgumentParser(
         prog="python -m bench.dryrun",
         description="Tell what `python -m bench -m KEY=VALUE ...` would run, and what is missing.",
         epilog="example: python -m bench.dryrun experiment=table1_main scale=paper",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a multirun")
-    parser.add_argument("--device", choices=DEVICES, help="whose time is estimated")
-    parser.add_argument("--ids", action="store_true", help="a line a cell, its id first, no more")
-    parser.add_argument("--all", action="store_true", help="list every cell of a long grid")
-    options = parser.parse_intermixed_args(arguments)
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for a multirun")
+    made.add_argument("--device", choices=DEVICES, help="whose time is estimated")
+    made.add_argument("--ids", action="store_true", help="a line a cell, its id first, no more")
+    made.add_argument("--all", action="store_true", help="list every cell of a long grid")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the dry run of a command line. Returns 0, or 2 for a mistake in the configuration."""
+    return run(parser().parse_intermixed_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """What `main` does once the command line is read."""
     try:
         if options.ids:
             for job in compose(options.overrides)[1]:
                 print(job.cell, job.title, shlex.join(job.overrides))
             return outcomes.conclude()
         found = look(options.overrides, options.device)
-    except (UserError, MethodError, TaskError, HydraException, OmegaConfBaseException) as error:
-        print(_said(error), file=sys.stderr)
-        return outcomes.STATUS["refused"]
+    except MISTAKES as error:
+        return refused(error)
     if found.rows:
         print(text(found, everything=options.all))
     return outcomes.conclude()

@@ -178,3 +178,21 @@ def _make_study(folder: Path) -> Path:
         for method, rate, middle in (("fft", 1e-4, 18), ("lora", 2e-3, 36), ("mora", 1e-3, 31)):
             records.write(make_record(method, rate=rate, seed=seed, middle=middle), folder)
     return folder
+
+
+def make_many(folder: Path, settings: int, seeds: int = 12) -> Path:
+    """A study of the size that a cluster makes: `settings` tasks, each 4 arms x 5 rates x seeds."""
+    folder.mkdir(parents=True)
+    arms = (("fft", 1.0), ("lora", 1.3), ("mora", 1.2), ("dora", 1.25))
+    for i in range(settings):
+        for method, slower in arms:
+            for j, rate in enumerate((5e-4, 1e-3, 2e-3, 4e-3, 8e-3)):
+                for seed in range(seeds):
+                    middle = (15 + i % 7) * slower * (1 + 0.15 * abs(j - 2))
+                    operator = {"operator": "rotation"} if method == "mora" else None
+                    record = make_record(
+                        method, rate=rate, seed=seed, middle=middle, pairs=32 + i, settings=operator
+                    )
+                    # Unchecked and not synchronised: ten thousand take a minute less.
+                    (folder / f"{record['cell']}.json").write_text(json.dumps(record))
+    return folder

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bench.dryrun import main
+from bench.judge.cells import collect
 from bench.judge.claims import Claim, parse
 from bench.judge.foresight import foresee
-from bench.judge.primary import Family
+from bench.judge.primary import Family, Look
 
 
 def claim(**changed: Any) -> Claim:
@@ -53,8 +58,8 @@ def test_a_margin_finer_than_the_design() -> None:
 def test_what_it_would_find_grows_with_seeds_and_the_family() -> None:
     def found(seeds: int, size: int) -> float:
         family = Family(tuple(claim(id=f"c{i}") for i in range(size)))
-        first, *_ = foresee([], design(seeds, (1e-3, 2e-3)), family=family)
-        assert first.possible and "2 rates an arm" in first.words
+        first, *_ = foresee([], design(seeds, (1e-3, 2e-3, 4e-3)), family=family)
+        assert first.possible and first.primary and "3 rates an arm" in first.words
         return math.log(float(first.words.rsplit("× ", 1)[1]))
 
     assert found(12, 1) < found(6, 1) < found(6, 8)
@@ -72,4 +77,102 @@ def test_unequal_searches() -> None:
         c for c in cells if c["method"]["learning_rate"] < 3e-3 or c["method"]["name"] == "mora"
     ]
     (found,) = foresee([claim()], cells)
-    assert not found.possible and "trials differ: MoRA r=8 3, LoRA r=8 2" in found.words
+    assert not found.possible and "MoRA r=8 3 trials over 2.0 octaves, LoRA r=8 2" in found.words
+
+
+def test_the_best_of_two_rates_is_always_at_an_edge() -> None:
+    (two,) = foresee([claim()], design(6, (1e-3, 2e-3)))
+    assert not two.possible and "always lies at an edge" in two.words
+    assert foresee([claim()], design(6, (1e-3, 2e-3, 4e-3)))[0].possible
+    (one,) = foresee([claim()], design(6))
+    assert one.possible and "as run, not tuned" in one.words
+
+
+def test_a_missing_arm_is_named() -> None:
+    alone = [c for c in design(6) if c["method"]["name"] == "mora"]
+    (found,) = foresee([claim()], alone)
+    assert not found.possible and "no cells of lora on task uuid" in found.words
+
+
+def test_validation_cells_count_as_none() -> None:
+    cells = [c | {"validation_seeds": [0, 1, 2]} for c in design(5, (1e-3, 2e-3, 4e-3))]
+    (found,) = foresee([claim()], cells)
+    assert not found.possible and "2 shared seeds" in found.words
+
+
+def test_the_first_look_must_be_reached() -> None:
+    family = Family((claim(),), (Look(6, 0.01), Look(12, 0.04)))
+    rates = (1e-3, 2e-3, 4e-3)
+    (few,) = foresee([], design(5, rates), family=family)
+    assert not few.possible and "5 of the 6 seeds of the first look" in few.words
+    (first,) = foresee([], design(11, rates), family=family)
+    (second,) = foresee([], design(14, rates), family=family)
+    assert "judged with 6 at level 0.01" in first.words
+    assert "judged with 12 at level 0.04" in second.words
+
+
+def test_what_no_cell_would_measure() -> None:
+    cut = claim(endpoint={"kind": "lost_by_cut"}, b={"value": 0.1}, margin=0.0)
+    cells = design(6, (1e-3, 2e-3, 4e-3))
+    (found,) = foresee([cut], cells)
+    assert not found.possible and "8 is not among analysis.rank_cuts" in found.words
+    (found,) = foresee([cut], [c | {"analysis": {"rank_cuts": [8]}} for c in cells])
+    assert found.possible
+    forgets = claim(endpoint="forgetting", direction="no_worse", margin=0.02)
+    assert "task.forgetting is not set" in foresee([forgets], cells)[0].words
+
+
+def test_unequal_budgets() -> None:
+    cells = design(6, (1e-3, 2e-3, 4e-3))
+    numbers = [1000 if c["method"]["name"] == "mora" else 1100 for c in cells]
+    (found,) = foresee([claim()], cells, trainable=numbers)
+    assert not found.possible and "unequal budgets" in found.words
+    assert foresee([claim(equal_budget=False)], cells, trainable=numbers)[0].possible
+
+
+def test_a_trend_needs_three_distances() -> None:
+    trend = {"near": 1.0, "middle": 2.0, "far": 3.0}
+    grows = claim(task="*", trend=trend, endpoint="final", margin=0.0)
+    cells = [c | {"task": {"name": task}} for c in design(6, (1e-3, 2e-3, 4e-3)) for task in trend]
+    (found,) = foresee([grows], cells)
+    assert found.possible and found.setting == "3 tasks on Tiny, by distance"
+    (found,) = foresee([grows], [c for c in cells if c["task"]["name"] != "far"])
+    assert not found.possible and "2 distances; at least 3 are needed" in found.words
+
+
+def test_earlier_records_tell_the_spread(study: Path) -> None:
+    curve = claim(endpoint="curve", margin=0.0)
+    cells = design(12, (1e-3, 2e-3, 4e-3))
+    assert "which are not known" in foresee([curve], cells)[0].words
+    (found,) = foresee([curve], cells, collect(study))
+    size = float(found.words.rsplit(" ", 1)[1])
+    assert 0 < size < 0.1
+
+
+MINE = """
+id: {name}
+stated: here
+says: Of the test's arms A beats B.
+task: facts
+endpoint: {{kind: to_target, targets: [1.0]}}
+a: {{method: mora}}
+b: {{method: {b}}}
+direction: better
+margin: 1.05
+"""
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, b in (("fine", "lora"), ("lacking", "fft")):
+        (tmp_path / f"{name}.yaml").write_text(MINE.format(name=name, b=b))
+    grid = ["experiment=study/capacity", "method=lora,mora", "trial=0", "seed=0,1,2"]
+    assert main([*grid, "--claims-from", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("What 6 cells could decide\n")
+    assert "fine: can be decided\n      Of the test's arms A beats B." in printed
+    said = "3 seeds, 1 rate an arm, so as run, not tuned; 8 of 10 studies would"
+    assert said in " ".join(printed.split())
+    assert "lacking: can never be decided" in printed and "no cells of fft" in printed
+    assert printed.endswith("2 comparisons, of which 1 can never be decided\n")
+    assert main([*grid, "--claims-from", str(tmp_path / "none")]) == 2
+    assert "no claims here" in capsys.readouterr().err

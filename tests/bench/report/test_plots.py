@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bench import records
 from bench.judge.cells import collect
 from bench.judge.rows import Section, group
-from bench.report import plots
+from bench.report import figures, plots
 
 
 def spectrum(values: list[float]) -> dict[str, Any]:
@@ -93,6 +93,34 @@ def test_rates(tmp_path: Path, make) -> None:
     assert forgotten.get_ylabel() == "forgotten: mean drop (% of before)"
     assert forgotten.lines[0].get_ydata() == pytest.approx([30, 35])
     assert labels(figure) == ["FFT", "MoRA r=8", "a cell diverged or failed"]
+
+
+def test_what_is_forgotten_is_linear_unless_far_apart(tmp_path: Path, make) -> None:
+    def scale(drops: tuple[float, float]) -> str:
+        folder = tmp_path / str(drops)
+        for rate, drop in zip((1e-3, 2e-3), drops, strict=True):
+            made = make(rate=rate)
+            part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 5, "unit": "fraction"}
+            records.write(
+                made | {"forgetting": {"mean_drop": drop, "parts": {"topics": part}}}, folder
+            )
+        figure = plots.rate_figure(group(collect(folder).cells)[0], "accuracy")
+        assert figure is not None
+        return str(figure.axes[1].get_yscale())
+
+    assert scale((2.0, 3.0)) == "linear"
+    assert scale((0.01, 3.0)) == "symlog"
+
+
+def test_seeds_scored_at_other_steps_have_one_curve_to_the_end(tmp_path: Path, make) -> None:
+    """Scores taken where so much was learned lie at other steps for each seed."""
+    for seed, scored in ((1, (10, 30)), (2, (20, 40))):
+        records.write(make(seed=seed, scored=scored, final=0.8), tmp_path)
+    (row,) = group(collect(tmp_path).cells)[0].rows
+    found = figures.curve(row, "scores", "step", "metrics.accuracy")
+    assert found is not None
+    assert found.x.tolist() == [20, 30, 40, 60]  # from where both were scored
+    assert found.mean[-1] == pytest.approx(0.8)  # the final score
 
 
 @pytest.mark.parametrize(

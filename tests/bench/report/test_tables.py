@@ -17,16 +17,7 @@ from bench.judge.claims import load as load_claims
 from bench.judge.rows import group
 from bench.records.words import format_rate
 from bench.report import figures, plots, render, tables
-
-
-def sheets(folder: Path, metric: str | None = None) -> list[report.Sheet]:
-    return report.make(collect(folder), metric).sheets
-
-
-def fields(sheet: report.Sheet) -> list[dict[str, str]]:
-    """Rows of a table as {group + title: text}."""
-    names = [" ".join(f"{c.group} {c.title}".split()) for c in sheet.table.columns]
-    return [dict(zip(names, (v.text for v in row), strict=True)) for row in sheet.table.rows]
+from tests.bench.report.sheets import fields, sheets
 
 
 def test_table_has_the_papers_form(study: Path) -> None:
@@ -107,24 +98,6 @@ def test_several_benchmarks_are_averaged_as_the_paper_does(tmp_path: Path, make)
     assert "1 more metric in table.csv" in sheet.table.notes
 
 
-def test_columns_are_aligned(study: Path) -> None:
-    lines = render.text(sheets(study)[0].table).splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("---"))
-    body = lines[start + 1 : start + 4]
-    assert len({line.index("|") for line in body}) == 1
-    assert len({line.rindex(".") for line in body}) == 1
-
-
-def test_a_narrow_terminal_gets_blocks(study: Path) -> None:
-    table = sheets(study)[0].table
-    text = render.text(table, 80)
-    grid = [line for line in text.splitlines() if line.startswith(("FFT ", "MoRA ", "---"))]
-    assert len(grid) > 3 * 1 and all(len(line) <= 80 for line in grid)
-    for row in table.rows:
-        for value in row:
-            assert value.text in text
-
-
 def test_settings_are_never_averaged_together(tmp_path: Path, make) -> None:
     records.write(make(seed=1), tmp_path)
     records.write(make(seed=2, pairs=64), tmp_path)
@@ -138,6 +111,18 @@ def test_settings_are_never_averaged_together(tmp_path: Path, make) -> None:
     assert [len(sheet.section.rows) for sheet in sheets(tmp_path)] == [1] * 5
     slugs = [sheet.slug for sheet in sheets(tmp_path)]
     assert len(set(slugs)) == 5
+
+
+def test_titles_say_what_sets_settings_apart(tmp_path: Path, make) -> None:
+    records.write(make(seed=1), tmp_path)
+    assert [sheet.section.detail for sheet in sheets(tmp_path)] == [""]
+    records.write(make(seed=2, pairs=64), tmp_path)
+    made = make(seed=3)
+    made["environment"] = made["environment"] | {"precision": "bf16"}
+    records.write(made | {"cell": "f" * 16}, tmp_path)
+    assert sorted(sheet.section.detail for sheet in sheets(tmp_path)) == [
+        "pairs 32, precision bf16", "pairs 32, precision fp32", "pairs 64, precision fp32",
+    ]  # fmt: skip
 
 
 def test_trials_are_rows_and_variants_are_named(tmp_path: Path, make) -> None:
@@ -351,41 +336,6 @@ def test_csv_has_raw_numbers(study: Path) -> None:
     assert lines[1]["paper accuracy (%) at step 900"] == "54.2"
     assert len(lines[1]["cells"].split()) == 3
     assert lines[1]["command"] == made.command
-
-
-HOSTILE = "<script>alert('x')</script> | \\input{/etc/passwd} $x^2_y$ & `id`\n\x1b[31m# %~"
-
-
-def test_words_of_a_record_are_no_markup(tmp_path: Path, make) -> None:
-    record = make(status="failed", reason=HOSTILE)
-    record["method"]["label"] = HOSTILE
-    record["model"]["label"] = HOSTILE
-    records.write(record, tmp_path)
-    (sheet,) = sheets(tmp_path)
-    markdown = render.markdown(sheet.table)
-    assert "<script" not in markdown and "\\| " in markdown
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-    latex = render.latex(sheet.table)
-    assert r"\input" not in latex and r"\textbackslash{}input\{/etc/passwd\}" in latex
-    assert not re.search(r"(?<!\\)[%#]", latex)
-    text = render.text(sheet.table)
-    assert "\x1b" not in text and "\n# %" not in text
-
-
-def test_latex_is_well_formed(study: Path) -> None:
-    latex = render.latex(sheets(study)[0].table)
-    assert latex.count("{") == latex.count("}")
-    spec = re.search(r"\\begin\{tabular\}\{(.*)\}", latex)
-    assert spec is not None
-    columns = len(re.sub(r"@\{[^}]*\}", "", spec[1]))
-    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert len(body) == 3
-    assert all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in body)
-    heads = [line for line in latex.splitlines() if r"\multicolumn" in line]
-    spans = [int(n) for n in re.findall(r"multicolumn\{(\d+)\}", heads[0])]
-    assert heads[0].count("&") + sum(spans) - len(spans) == columns - 1
-    assert r"\textbf{97.1 $\pm$ 0.2}" in latex
 
 
 @pytest.mark.parametrize(
