@@ -1,19 +1,33 @@
 """Ways of fine-tuning behind one interface: FFT, LoRA, MoRA and kin, for any nn.Module.
 
-``from methods import MoRA, LoRA, FFT``: each method is read from its file when it is asked for.
+``from methods import MoRA, LoRA, FFT``: each method is read from its file when it is asked for, and
+so is all that needs torch.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from methods.base import AdapterMethod, Method
 from methods.errors import MethodError
-from methods.layer import AdapterLinear, Delta
-from methods.loading import load_adapter
+
+if TYPE_CHECKING:
+    from methods.base import AdapterMethod, Method
+    from methods.layer import AdapterLinear, Delta
+    from methods.loading import load_adapter
 
 __all__ = ["AdapterLinear", "AdapterMethod", "Delta", "Method", "MethodError", "load_adapter"]
 
+_HOMES = {
+    "AdapterLinear": "layer",
+    "AdapterMethod": "base",
+    "Delta": "layer",
+    "Method": "base",
+    "load_adapter": "loading",
+}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"methods.{_HOMES[name]}"), name)
     if name[:1].isupper():  # a class; modules are found by the import system
         from methods.discover import find
 
@@ -26,4 +40,4 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     from methods.discover import classes
 
-    return sorted({*globals(), *(kind.__name__ for kind in classes())})
+    return sorted({*globals(), *__all__, *(kind.__name__ for kind in classes())})

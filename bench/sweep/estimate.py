@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from methods import Method
-from methods.base import matches
+if TYPE_CHECKING:
+    from methods import Method
 
 FORMULAS = """\
 tokens   steps x examples a step x tokens an example (a packed row's length; else a usual length)
@@ -166,6 +166,8 @@ def shape_of(model: Mapping[str, Any]) -> Shape | None:
 
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own weights that train."""
+    from methods.base import matches
+
     if method.trains_base:
         linears = {name: a * b for name, (a, b) in shape.linears.items()}
         return 0, linears | shape.others
@@ -182,6 +184,8 @@ def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
 
 
 def _named(module: str, patterns: Any) -> bool:
+    from methods.base import matches
+
     return any(matches(n, p) for n in (module, f"{module}.weight") for p in patterns)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.errors import UserError
-from bench.run import models, wheel
 from bench.run.build import build
 from tasks import Task, TaskError
 from tasks.data import Missing
@@ -44,6 +43,8 @@ def of_model(config: Mapping[str, Any]) -> list[Missing]:
 
 def check_model(config: Mapping[str, Any]) -> None:
     """As models.check, but for a wheel that the first run would download. Raises UserError."""
+    from bench.run import models, wheel
+
     if config["kind"] == "wheel" and not os.environ.get("MORA_BENCH_WHEEL"):
         source = wheel.Wheel(config["source"], config["sha256"], config["member"])
         kept = wheel.cache_folder() / "wheels" / f"{source.stem}.whl"
