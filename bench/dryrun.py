@@ -10,11 +10,12 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench.judge import cells, claims, foresight, primary
-from bench.judge.rows import count
 from bench.sweep import dryrun, outcomes
-from bench.sweep.estimate import shape_of, trained
+
+if TYPE_CHECKING:
+    from bench.judge.primary import Family
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _foreseen(options: argparse.Namespace) -> str:
     """What each claim could come to, primary comparisons first."""
+    # Judging needs scipy, which a dry run without claims does not.
+    from bench.judge import cells, claims, foresight, primary
+    from bench.judge.rows import count
+    from bench.run.build import build
+    from bench.sweep.estimate import shape_of, trained
+
     judged, family = claims.load(options.claims_from), primary.load(options.claims_from)
     earlier = cells.collect(options.records) if options.records else None
     plans = [job.plan() for job in dryrun.compose(options.overrides)[1]]
     numbers = []
     for plan in plans:
         shape = shape_of(plan.config["model"])
-        adapters, base = trained(shape, plan.method) if shape else (None, {})
+        adapters, base = trained(shape, build(plan.config["method"])) if shape else (None, {})
         numbers.append(None if adapters is None else adapters + sum(base.values()))
     said = foresight.foresee(judged, [p.config for p in plans], earlier, family, numbers)
     lines = [f"What {count(len(plans), 'cell')} could decide"]
@@ -63,7 +70,9 @@ def _foreseen(options: argparse.Namespace) -> str:
     return "\n".join([*lines, "", total if said else "No claim is about these cells."])
 
 
-def _family(family: primary.Family) -> str:
+def _family(family: Family) -> str:
+    from bench.judge.rows import count
+
     looks = " and ".join(
         f"{count(look.seeds, 'seed')} (level {look.level:g})" for look in family.looks if look.seeds
     )

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from bench.errors import UserError
 from bench.judge import paper
-from bench.run import models, training
+from bench.run import checks, models
 from bench.run.build import build
 from bench.run.plan import Plan, plan
 from bench.sweep import dryrun, outcomes
@@ -148,7 +148,7 @@ def test_cells_can_be_built(experiment: str, scale: str) -> None:
         config = cell.config
         assert (config["experiment_name"], config["scale_name"]) == (experiment, scale)
         assert 0 < cell.method.learning_rate < 0.1
-        training.check(config["trainer"])
+        checks.trainer(config["trainer"])
         assert built(yaml.safe_dump(config["task"] | {"data_dir": None})).name
         if config["model"]["kind"] == "scratch":
             models.architecture(config["model"])

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError
 from methods import Method
 from methods.base import adapted_layers
 from tasks.generation import device_of, evaluating
@@ -102,15 +101,6 @@ def _without(model: nn.Module, tails: Mapping[str, Tensor]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for analysis settings that cannot be, naming the key."""
-    for rank in settings["rank_cuts"]:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-            raise UserError(
-                f"analysis.rank_cuts holds {rank}; ranks are whole numbers of at least 1."
-            )
 
 
 def merge_audit(method: Method, model: nn.Module, dataset: Any) -> dict[str, Any]:

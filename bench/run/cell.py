@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,63 +16,20 @@ from bench import records
 from bench.records.redact import redact
 from bench.run import (
     analysis,
-    device,
     distributed,
     interrupts,
     kept,
     memory,
-    models,
-    perturbation,
     provenance,
     saving,
     scoring,
     tracking,
     training,
 )
-from bench.run.build import build
-from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_whole
-from bench.run.plan import Plan, tidy
+from bench.run.plan import tidy
+from bench.run.prepare import Cell
 from bench.run.progress import Progress
 from methods import Method
-from tasks import Task
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A plan that has passed every check that needs no weights, with what those checks made."""
-
-    plan: Plan
-    method: Method
-    task: Task
-
-    @property
-    def placement(self) -> device.Placement:
-        """Where the cell runs and in which precision: the plan's, which its id rests on."""
-        return self.plan.placement
-
-
-def prepare(plan: Plan) -> Cell:
-    """Check everything that can be wrong before a model is loaded.
-
-    Raises UserError, MethodError or TaskError; nothing has been written by then.
-    """
-    config = plan.config
-    check_whole("seed", config["seed"], 0, LARGEST_SEED)
-    check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
-    if config["threads"] is not None:
-        check_whole("threads", config["threads"], 1, MOST_THREADS)
-    perturbation.check(config["perturb"], config["perturb_seed"])
-    analysis.check(config["analysis"])
-    saving.check(config)
-    training.check(config["trainer"])
-    tracking.check(config["tracker"])
-    distributed.check(config["distributed"], plan.method)
-    method: Method = build(config["method"])
-    task = kept.task(config)
-    records.prepare_folder(plan.folder)
-    models.check(config["model"])
-    method.attach(models.skeleton(config["model"]))
-    return Cell(plan, method, task)
 
 
 def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.Record:

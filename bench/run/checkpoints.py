@@ -87,11 +87,6 @@ def load_history(folder: Path, kind: Callable[..., T]) -> T:
         ) from None
 
 
-def discard(parent: Path) -> None:
-    """Remove a finished cell's checkpoints."""
-    shutil.rmtree(parent, ignore_errors=True)
-
-
 def _all(parent: Path) -> list[Path]:
     return [f for f in parent.glob("checkpoint-*") if f.is_dir() and f.name[11:].isdigit()]
 

@@ -1,33 +1,52 @@
-"""Where a cell runs and in which precision; both are resolved before a model is loaded."""
+"""Where a cell runs and in which precision; both are resolved before a model is loaded.
+
+A cell's id needs the precision, and importing torch takes seconds: it is asked only where nothing
+cheaper answers.
+"""
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.run.products import ThroughFp32
 
-PRECISIONS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}  # torch's names
+# Linux shows a GPU that torch's CUDA (or ROCm) could use as one of these.
+GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "nvgpu", "kfd", "dxg")
+# x86's instructions that multiply bf16, as the kernel calls them.
+BF16_FLAGS = {"amx_tile", "avx512_bf16"}
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The device of a cell and the precision of its matrix products."""
+    """The device of a cell, by torch's name for it, and the precision of its matrix products."""
 
-    device: torch.device
+    where: str
     precision: str  # bf16 | fp32
+
+    @property
+    def device(self) -> torch.device:
+        """The device, for torch."""
+        import torch
+
+        return torch.device(self.where)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of matrix products, and of a frozen base model."""
-        return PRECISIONS[self.precision]
+        return dtype(self.precision)
 
     def autocast(self) -> torch.autocast:
         """The context that a model computes in, in training as in scoring."""
+        import torch
+
         return torch.autocast(self.device.type, self.dtype, enabled=self.precision == "bf16")
 
     @property
@@ -37,34 +56,62 @@ class Placement:
 
     def products(self) -> AbstractContextManager[Any]:
         """The context of a whole cell: how its matrix products are computed."""
-        return ThroughFp32() if self.through_fp32 else nullcontext()
+        if not self.through_fp32:
+            return nullcontext()
+        from bench.run.products import ThroughFp32
+
+        return ThroughFp32()
 
     def describe(self) -> str:
         """For the record: the device's type, and a GPU's name."""
         if self.device.type == "cuda":
+            import torch
+
             return f"cuda ({torch.cuda.get_device_name(self.device)})"
         return self.device.type
 
 
+def dtype(precision: str) -> torch.dtype:
+    """torch's dtype of a key of PRECISIONS."""
+    import torch
+
+    found: torch.dtype = getattr(torch, PRECISIONS[precision])
+    return found
+
+
 def resolve(device: str, precision: str) -> Placement:
     """``auto`` picks CUDA, MPS, CPU in this order, and bf16 where the device multiplies it fast."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if device == "auto":
-        device = next(name for name, there in available.items() if there)
-    if not available.get(device.split(":")[0], False):
-        raise UserError(
-            f"device={device} is not on this machine; choose auto or one of: "
-            f"{', '.join(name for name, there in available.items() if there)}."
-        )
+    if device != "cpu":
+        device = _present(device)
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "fp32"
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision} is unknown; choose auto, bf16 or fp32.")
-    return Placement(torch.device(device), precision)
+    return Placement(device, precision)
+
+
+def _present(device: str) -> str:
+    """The device, after auto. Raises UserError for one that is not on this machine."""
+    found = ["cpu"]
+    if may_have_gpu():
+        import torch
+
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        found = [name for name, available in there.items() if available] + found
+    if device == "auto":
+        return found[0]
+    if device.split(":")[0] not in found:
+        raise UserError(
+            f"device={device} is not on this machine; choose auto or one of: {', '.join(found)}."
+        )
+    return device
+
+
+def may_have_gpu(files: Path = Path("/dev")) -> bool:
+    """False only where torch would find none: on Linux, without a device file of a GPU."""
+    if not sys.platform.startswith("linux"):
+        return True
+    return any(next(files.glob(pattern), None) is not None for pattern in GPU_FILES)
 
 
 def fast_bf16(device: str) -> bool:
@@ -73,7 +120,24 @@ def fast_bf16(device: str) -> bool:
     On x86 that is AMX or AVX512-BF16; elsewhere on CPU, and on MPS, bf16 is emulated or no faster.
     """
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device == "cpu":
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return False
+    if device.split(":")[0] != "cpu":
+        return False
+    if (known := cpu_flags()) is not None:
+        return bool(known & BF16_FLAGS)
+    import torch
+
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str] | None:
+    """What the kernel says that an x86 CPU can do; None where it says nothing."""
+    try:
+        for line in file.read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from methods import Method
+    from bench.run.method_card import MethodCard
 
 ALONE: Mapping[str, Any] = {"strategy": "none", "processes": 1}  # as conf/distributed/none.yaml
 STRATEGIES = ("none", "ddp", "fsdp2", "deepspeed")
@@ -49,7 +49,7 @@ def starter() -> list[str]:
     return ["torchrun", *nodes, f"--nproc-per-node={here}"]
 
 
-def check(settings: Mapping[str, Any], method: Method) -> None:
+def check(settings: Mapping[str, Any], method: MethodCard) -> None:
     """Raise UserError unless the processes that were started are those of conf/distributed."""
     strategy, processes = settings["strategy"], settings["processes"]
     if strategy not in STRATEGIES:
@@ -72,7 +72,7 @@ def check(settings: Mapping[str, Any], method: Method) -> None:
         return
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError("distributed=deepspeed needs the package deepspeed: pip install deepspeed.")
-    if hasattr(method, "restart_every"):  # its own copy of the weights would undo them
+    if "restart_every" in method.settings:  # its own copy of the weights would undo them
         raise UserError(
             f"{method.label} restarts, which DeepSpeed does not let it do: choose distributed=ddp "
             "or distributed=fsdp2."

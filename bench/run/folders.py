@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: checkpoints, and models that are kept."""
+"""Folders that are whole or not there (checkpoints, models that are kept), and the cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 DRAFT = ".writing-"  # how the name of a folder begins that is being filled
+
+
+def cache_folder() -> Path:
+    """The folder for everything that is made once and used again."""
+    if own := os.environ.get("MORA_BENCH_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "mora-bench"
 
 
 @contextmanager

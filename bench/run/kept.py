@@ -12,14 +12,15 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
-from bench.run import hub, models
 from bench.run.build import build
-from bench.run.models import LoadedModel
-from tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.run.models import LoadedModel
+    from tasks import Task
 
 LATEST = 4  # of a kind are kept; a grid's neighbours share them
 LARGEST = 256 << 20  # bytes of a base that is kept; a larger one would be counted twice in memory
@@ -85,6 +86,7 @@ def base_key(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device
 
 def base(config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> LoadedModel:
     """The base model of a cell's configuration, to do with as the cell likes. Raises UserError."""
+    from bench.run import models
 
     def make() -> LoadedModel:
         return models.load(
@@ -109,6 +111,8 @@ def _small(loaded: LoadedModel) -> bool:
 
 def _stamps(settings: Mapping[str, Any]) -> list[Any]:
     """Of a model in a folder: its files, which may be replaced between two cells."""
+    from bench.run import hub
+
     folder = hub.local(settings["source"]) if settings["kind"] == "hub" else None
     if folder is None:
         return []

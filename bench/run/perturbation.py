@@ -7,25 +7,10 @@ w (1 + perturb * n), n drawn from a standard normal distribution.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from bench.errors import UserError
-from bench.run.inputs import LARGEST_SEED, check_whole
-
-LIMIT = 0.1  # from here on it would be another model
-
-
-def check(perturb: Any, seed: Any) -> None:
-    """Raise UserError for a size or a seed that cannot be, naming the key."""
-    number = isinstance(perturb, int | float) and not isinstance(perturb, bool)
-    if not number or not 0 <= perturb < LIMIT:
-        raise UserError(
-            f"perturb={perturb} must be a number of at least 0 (no perturbation) and below {LIMIT}."
-        )
-    check_whole("perturb_seed", seed, 0, LARGEST_SEED)
 
 
 @torch.no_grad()

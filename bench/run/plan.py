@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,20 +17,19 @@ from omegaconf.errors import InterpolationResolutionError
 from bench import records
 from bench.errors import UserError
 from bench.records import identity
-from bench.run import checkpoints, device
-from bench.run.build import build
+from bench.run import device
 from bench.run.device import Placement
+from bench.run.method_card import MethodCard, card
 from conf import ArmError
-from methods import Method
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A cell: its id, its whole configuration (plain values), and the method that it trains."""
+    """A cell: its id, its whole configuration as plain values, what its method says of itself."""
 
     cell: str
     config: dict[str, Any]
-    method: Method
+    method: MethodCard
     placement: Placement
     command: str
 
@@ -56,7 +56,7 @@ class Plan:
     @property
     def title(self) -> str:
         """Method, rank, learning rate and seed, for messages."""
-        rank = self.method.settings().get("rank")
+        rank = self.method.settings.get("rank")
         rank = "" if rank is None else f" r={rank}"
         return (
             f"{self.method.label}{rank} lr={self.method.learning_rate:g} seed={self.config['seed']}"
@@ -64,7 +64,7 @@ class Plan:
 
 
 def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
-    """Name the cell. Cheap: only the method is built, and the device looked at.
+    """Name the cell. Cheap: the device is looked at, nothing is loaded.
 
     Raises UserError or MethodError.
     """
@@ -74,9 +74,9 @@ def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
             f"experiment {plain['experiment_name']} names no {' and no '.join(missing)}: add "
             f"`- /{missing[0]}: NAME` to the defaults of its file."
         )
-    method = _method(json.dumps(plain["method"], sort_keys=True))
+    method = card(json.dumps(plain["method"], sort_keys=True))
     placement = device.resolve(plain["device"], plain["precision"])
-    what = identity.identity(plain, method.settings(), placement.precision)
+    what = identity.identity(plain, method.settings, placement.precision)
     return Plan(records.cell_id(what), plain, method, placement, command)
 
 
@@ -94,13 +94,6 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
                 raise UserError(str(cause)) from None
             cause = cause.__cause__ or cause.__context__
         raise
-
-
-@lru_cache(maxsize=256)
-def _method(config: str) -> Method:
-    """A method holds settings only, so that the cells of a grid can share one to be named."""
-    method: Method = build(json.loads(config))
-    return method
 
 
 def done(plan: Plan) -> records.Record | None:
@@ -134,4 +127,4 @@ def _of_version_1(folder: Path) -> dict[str, Path]:
 
 def tidy(plan: Plan) -> None:
     """Remove what a complete cell has no use for; a kill may have left it behind."""
-    checkpoints.discard(plan.checkpoints)
+    shutil.rmtree(plan.checkpoints, ignore_errors=True)

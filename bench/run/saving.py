@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.run import folders, hub, wheel
-from bench.run.device import PRECISIONS
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Raise UserError where the model could not be saved, naming the key."""
-    if config["save_dtype"] not in PRECISIONS:
-        raise UserError(
-            f"save_dtype={config['save_dtype']} is unknown; choose {' | '.join(PRECISIONS)}."
-        )
-    strategy = config["distributed"]["strategy"]
-    if config["save_model"] and strategy not in ("none", "ddp"):
-        raise UserError(
-            f"save_model=true needs the whole model in one process, which distributed={strategy} "
-            "does not hold; choose distributed=none or distributed=ddp."
-        )
+from bench.run.device import dtype as dtype_of
 
 
 def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> dict[str, Any]:
@@ -32,7 +17,7 @@ def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> dict[str, Any]
     whole. Returns its name below the results folder, the weights' checksum as a model's card has
     it ("sha256:..."), and dtype. Raises UserError where the folder cannot be written.
     """
-    model = model.to(PRECISIONS[dtype])
+    model = model.to(dtype_of(dtype))
     try:
         with folders.replacing(folder) as draft, wheel.no_bars():
             model.save_pretrained(draft)

@@ -12,10 +12,8 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
-from transformers.training_args import OptimizerNames
 
-from bench.errors import UserError
-from bench.run import checkpoints, distributed, interrupts
+from bench.run import checkpoints, checks, distributed, interrupts
 from bench.run.batches import Collator
 from bench.run.device import Placement
 from bench.run.history import History
@@ -88,7 +86,7 @@ def arguments(
     settings: Mapping[str, Any], placement: Placement, seed: int, spread: Mapping[str, Any]
 ) -> TrainingArguments:
     """The Trainer's arguments; nothing that matters is left to its defaults."""
-    check(settings)
+    checks.trainer(settings)
     return TrainingArguments(
         output_dir=tempfile.gettempdir(),  # has to exist; the Trainer itself writes nothing
         max_steps=settings["max_steps"],
@@ -118,41 +116,3 @@ def arguments(
         disable_tqdm=True,
         **distributed.arguments(spread, placement.device),
     )
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """Raise UserError for trainer settings that cannot be, naming the key."""
-    if settings["schedule"] not in SCHEDULES:
-        raise UserError(
-            f"trainer.schedule={settings['schedule']} is unknown; choose {' | '.join(SCHEDULES)}."
-        )
-    if settings["optimizer"] not in list(OptimizerNames):
-        raise UserError(
-            f"trainer.optimizer={settings['optimizer']} is unknown; choose "
-            f"{' | '.join(OptimizerNames)}."
-        )
-    for key in ("max_steps", "batch_size", "accumulation", "log_every", "score_batch_size"):
-        if not isinstance(settings[key], int) or settings[key] < 1:
-            raise UserError(f"trainer.{key}={settings[key]} must be a whole number of at least 1.")
-    if not isinstance(settings["checkpoint_every"], int) or settings["checkpoint_every"] < 0:
-        raise UserError(
-            f"trainer.checkpoint_every={settings['checkpoint_every']} must be a whole number of "
-            "steps, or 0 for none."
-        )
-    if not settings["checkpoint_minutes"] >= 0:
-        raise UserError(
-            f"trainer.checkpoint_minutes={settings['checkpoint_minutes']} must be 0 (none) or more."
-        )
-    late = [s for s in settings["score_steps"] if not 1 <= s <= settings["max_steps"]]
-    if late:
-        raise UserError(
-            f"trainer.score_steps holds {late[0]}, but the run has steps 1 to "
-            f"{settings['max_steps']} (trainer.max_steps)."
-        )
-    shares = settings["score_at_learned"]
-    wrong = [s for s in shares if not isinstance(s, int | float) or not 0 < s <= 1]
-    if wrong:
-        raise UserError(
-            f"trainer.score_at_learned holds {wrong[0]}; shares of the first loss are above 0 and "
-            "at most 1."
-        )

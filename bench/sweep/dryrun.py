@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError
+from bench.run.build import build
 from bench.run.plan import Plan, done
 from bench.sweep import outcomes
 from bench.sweep.estimate import DEVICES, estimate
@@ -53,9 +54,10 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
     first = plans[0].config
     chosen = DEVICES[device or ("cpu" if first["scale_name"] == "laptop" else "a100")]
     also = _varied([job.overrides for job in jobs])
+    parts = [estimate(plan.config, build(plan.config["method"]), chosen) for plan in plans]
     rows = [
-        Planned(plan, words, estimate(plan.config, plan.method, chosen), state(plan))
-        for plan, words in zip(plans, also, strict=True)
+        Planned(plan, words, part, state(plan))
+        for plan, words, part in zip(plans, also, parts, strict=True)
     ]
     order = {group: i for i, group in enumerate(dict.fromkeys(row.group for row in rows))}
     rows.sort(key=lambda row: order[row.group])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.run.device import fast_bf16
 from bench.sweep import footprint
 from bench.sweep.shapes import Shape, shape_of, trained
-from methods import Method
+
+if TYPE_CHECKING:
+    from methods import Method
 
 FORMULAS = f"""\
 tokens   steps x examples a step x tokens an example (a packed row's length; else a usual length)

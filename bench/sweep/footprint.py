@@ -11,10 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.sweep.shapes import Shape, trained
-from methods import Method
+
+if TYPE_CHECKING:
+    from methods import Method
 
 FORMULAS = """\
 memory   of one process at its fullest: weights (fp32 where the base trains or is merged into), two

@@ -35,7 +35,7 @@ def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> Non
         raise UserError(f"hydra.launcher.workers={workers} must be a whole number of at least 0.")
     pending = Pending(todo, patience)
     with Overview(len(jobs), len(jobs) - len(todo), workers) as overview:
-        if workers == 0:
+        if todo and workers == 0:
             one_by_one(pending, overview)
         elif todo:
             pool.Pool(min(workers, len(todo)), workers, pending, overview).run()

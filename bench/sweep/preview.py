@@ -29,7 +29,7 @@ class Planned:
     def group(self) -> tuple[str, str, str, int]:
         """(task, model, method, rank), by which long lists are summed up; rank 0: it has none."""
         config = self.plan.config
-        name, rank = self.plan.method.label, self.plan.method.settings().get("rank")
+        name, rank = self.plan.method.label, self.plan.method.settings.get("rank")
         return task_name(config), config["model"]["label"], name, rank or 0
 
 

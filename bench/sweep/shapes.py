@@ -10,11 +10,11 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from methods import Method
-from methods.base import matches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+    from methods import Method
 
 # LLaMAs whose configuration may be out of reach.
 _KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -121,6 +121,8 @@ def _config(model: Mapping[str, Any]) -> PreTrainedConfig | None:
 
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own parameters that train."""
+    from methods.base import matches
+
     if method.trains_base:
         return 0, dict(shape.sizes)
     adapted = {

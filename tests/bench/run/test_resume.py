@@ -32,7 +32,7 @@ from methods.mora import MoRA
 from methods.relora import ReLoRA
 from methods.remora import ReMoRA
 
-CPU = Placement(torch.device("cpu"), "fp32")
+CPU = Placement("cpu", "fp32")
 ROOT = Path(__file__).resolve().parents[3]
 MOVES = {"environment.git_commit", "environment.git_dirty"}  # the checkout may move on meanwhile
 RESTARTS: dict[str, Any] = {"rank": 4, "learning_rate": 1e-2, "restart_every": 3}

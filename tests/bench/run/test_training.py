@@ -22,7 +22,7 @@ from methods.lora import LoRA
 from methods.mora import MoRA
 from methods.relora import ReLoRA
 
-CPU = Placement(torch.device("cpu"), "fp32")
+CPU = Placement("cpu", "fp32")
 MODEL = Path(__file__).resolve().parents[3] / "conf" / "model" / "tiny.yaml"
 
 
