@@ -13,6 +13,7 @@ _HF_HOME = tempfile.mkdtemp(prefix="mora-bench-tests-")
 # Read once, when the libraries are imported, and inherited by the programs that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = _HF_HOME
+os.environ["MORA_BENCH_METHOD_CARDS"] = os.path.join(_HF_HOME, "methods")
 os.environ["MORA_BENCH_BASE_SCORES"] = os.path.join(_HF_HOME, "base_scores")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

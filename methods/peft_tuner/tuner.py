@@ -173,7 +173,8 @@ class MoraLinear(nn.Module, BaseTunerLayer):
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """delta W, as the base weight is stored, in fp32 or wider."""
-        delta = self.mora_operator[adapter].delta_weight(wide(self.mora_M[adapter]))
+        with torch.no_grad():
+            delta = self.mora_operator[adapter].delta_weight(wide(self.mora_M[adapter]))
         return delta.T if self.fan_in_fan_out else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

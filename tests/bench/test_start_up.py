@@ -51,7 +51,7 @@ def doors(root: Path, *calls: tuple[str, list[str]]) -> list[tuple[int, str, lis
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, for this process and those that it starts."""
-    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MORA_BENCH_METHOD_CARDS", str(tmp_path / "cache" / "methods"))
     method_card.card.cache_clear()
     return tmp_path / "cache"
 
@@ -63,7 +63,7 @@ def test_no_door_loads_what_it_does_not_need(
     bench, cell = "bench.__main__", list(tiny)
     found = doors(
         root,
-        ("bench.sweep.status", [str(tmp_path / "runs")]),
+        ("bench.status", [str(tmp_path / "runs")]),
         (bench, [*cell, "method=nope"]),
         (bench, [*cell, "seedd=1"]),
         (bench, ["experiment=nope"]),
@@ -72,7 +72,7 @@ def test_no_door_loads_what_it_does_not_need(
         (bench, [*cell, "seed=-1"]),
         (bench, cell),
         (bench, ["-m", *cell]),
-        ("bench.sweep.dryrun", [*cell, "--ids"]),
+        ("bench.dryrun", [*cell, "--ids"]),
     )
     refused = found[1:7]
     assert found[0][0] == 0 and "1 done" in found[0][1]

@@ -233,7 +233,7 @@ def model(
 
     config = LlamaConfig(
         vocab_size=384, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512,
+        num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=2048,
         bos_token_id=None, eos_token_id=1, pad_token_id=0,
     )  # fmt: skip
     revisions: dict[str, Files] = {}

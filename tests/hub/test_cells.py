@@ -32,6 +32,7 @@ def records_in(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
+@pytest.mark.slow
 def test_a_revision_is_a_cell_and_the_record_keeps_commits(command: Any, tmp_path: Path) -> None:
     """One model at two revisions, one set pinned or not: four cells, each with what it read."""
     name, set_name = "toy/llama", "openai/gsm8k"

@@ -229,6 +229,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_average_their_gradients(root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROCESS]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}

@@ -33,7 +33,7 @@ def row_of(words: list[str], precision: str) -> dict[str, Any]:
     assert outcomes.refuse(words[3:]) is None
     with initialize_config_module("conf", version_base="1.3"):
         made = plan(compose("config", [*words[3:], "seed=7", f"precision={precision}"]))
-    what = identity.identity(made.config, made.method.settings(), made.placement.precision)
+    what = identity.identity(made.config, made.method.settings, made.placement.precision)
     return identity.row(what)
 
 

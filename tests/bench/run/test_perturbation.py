@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench import records
 from bench.errors import UserError
@@ -53,7 +53,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 def test_a_tied_weight_moves_once() -> None:
     architecture = dict(OmegaConf.load(ROOT / "conf/model/tiny.yaml").architecture)
-    config = models.LlamaConfig(**architecture | {"tie_word_embeddings": True})
+    config = LlamaConfig(**architecture | {"tie_word_embeddings": True})
     model, plain = LlamaForCausalLM(config), LlamaForCausalLM(config)
     plain.load_state_dict(model.state_dict())
     perturbation.perturb(model, 1e-3, 0, torch.float32)
@@ -103,7 +103,7 @@ def test_kept_base_scores_are_not_confused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The base is a folder, whose scores are kept; each perturbation of it has its own."""
-    monkeypatch.setenv("MORA_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MORA_BENCH_BASE_SCORES", str(tmp_path / "kept"))
     base = load()
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
@@ -115,4 +115,5 @@ def test_kept_base_scores_are_not_confused(
     assert len({record["model"]["checksum"] for record in found}) == 3
     values = [record["before"]["pydoc_topics_bits_per_byte"]["value"] for record in found]
     assert len(set(values)) == 3
-    assert len(list((tmp_path / "cache" / "base_scores").iterdir())) == 3
+    kept = [file.read_text() for file in (tmp_path / "kept").glob("base-*.json")]
+    assert sum("pydoc_topics" in content for content in kept) == 3

@@ -302,6 +302,7 @@ def test_a_full_disk_is_one_message_and_no_half_record(
         assert run(*arguments).status == 0 and len(records_of()) == 1
 
 
+@pytest.mark.slow
 def test_killed_as_a_process(run: Any, tiny: list[str], tmp_path: Path) -> None:
     """SIGKILL to a real process in its training; the same command goes on from the checkpoint."""
     cell = ["method=lora", "trainer.max_steps=60", "trainer.checkpoint_every=1"]

@@ -41,9 +41,14 @@ GRIDS = {
     "dropout and restarts": ("tiny", ["method=lora,remora", "method.dropout=0.1,0"]),
     "data": ("tiny", ["method=lora", "task.pairs=6,8"]),
 }
+FAST = ("methods", "seeds on a folder")  # the others with the slow tests
 
 
-@pytest.mark.parametrize(("model", "grid"), GRIDS.values(), ids=GRIDS.keys())
+@pytest.mark.parametrize(
+    ("model", "grid"),
+    [pytest.param(*grid, id=name, marks=() if name in FAST else pytest.mark.slow)
+     for name, grid in GRIDS.items()],
+)  # fmt: skip
 def test_each_cell_is_as_it_is_alone(
     run: Any, records_of: Records, folder: Path, tmp_path: Path, model: str, grid: list[str]
 ) -> None:

@@ -141,6 +141,7 @@ def assert_undisturbed(folder: Path, run: Any, *grid: str) -> None:
         assert set(records.differences(*pair)) <= moved
 
 
+@pytest.mark.slow
 def test_workers_make_the_records_of_one_process_though_one_is_killed(
     run: Any, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -305,6 +306,7 @@ def survive(
     assert_undisturbed(folder, run, *grid)
 
 
+@pytest.mark.slow
 def test_three_kills_cost_only_time(run: Any, tiny: list[str], tmp_path: Path) -> None:
     grid = ["method=lora,remora", "trainer.max_steps=120"]
     survive(run, tiny, tmp_path / "runs", [*grid, "trainer.checkpoint_every=5"], 3, [])
