@@ -15,6 +15,8 @@ from tests.hub.conftest import Probe
 from tests.hub.repositories import SCRIPT, lines, parquet, readme, repositories
 from tests.hub.server import Fault, Hub, Repository, commit_of
 
+pytestmark = pytest.mark.slow  # each process serves and reads all sets: half a minute
+
 ROWS = [{"question": f"q{i}", "answer": f"{i}" * 40} for i in range(60)]
 GOOD = {"README.md": readme({}, "mit"), "train.parquet": parquet(ROWS)}
 ZST = {"README.md": readme({}), "train.jsonl.zst": zstandard.compress(lines(ROWS))}

@@ -32,6 +32,7 @@ save_file(logits, Path(sys.argv[1]) / "logits.safetensors")
 """
 
 
+@pytest.mark.slow
 def test_transformers_reads_every_merged_model(tmp_path: Path) -> None:
     expected = {}
     for name in NAMES:
