@@ -3,7 +3,8 @@
 Forming costs the same for any number of tokens: some passes over d_in d_out weights, forward and
 backward. The path through activations costs extra products for each token, in proportion to
 d_in + d_out. So they break even at a number in proportion to d_in d_out / (d_in + d_out), whatever
-the rank; the factor is measured: break_even.json, by ``scripts/time_adapters.py --break-even``.
+the rank; the factor is to be measured, by ``scripts/break_even.py``, into break_even.json. Rows of
+no machine (none is under ``machines``) are guesses: 300 tokens at 576 x 576 for every method.
 
 For what was not measured: an unknown method counts as LoRA, a device without rows as the CPU, fp16
 as bf16, fp64 as fp32, and a dtype without rows on a device as the other. Of the rows left, the
