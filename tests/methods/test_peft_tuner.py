@@ -18,6 +18,7 @@ from methods.contract import llama, run_llama
 from methods.operators import OperatorName
 from methods.peft_tuner import MoraConfig, tuner
 from tests.methods.conftest import SHAPES, inputs
+from tests.methods.steps import losses
 
 OPERATORS = get_args(OperatorName)
 
@@ -198,16 +199,8 @@ def test_bfloat16_base_trains_in_float32_and_merges_rounded_once() -> None:
 def test_training_moves_m_alone() -> None:
     model = get_peft_model(llama(), MoraConfig(r=4))
     base = {n: p.clone() for n, p in llama().named_parameters()}
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    losses = []
-    for _ in range(5):
-        ids = torch.arange(24).reshape(2, 12) * 7 % 256
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    found = losses(model)
+    assert found[-1] < found[0]
     for name, parameter in model.unload().named_parameters():
         assert torch.equal(parameter, base[name]), name
 
