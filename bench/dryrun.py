@@ -42,16 +42,12 @@ def _foreseen(options: argparse.Namespace) -> str:
     from bench.judge import cells, claims, foresight, primary
     from bench.judge.rows import count
     from bench.run.build import build
-    from bench.sweep.estimate import shape_of, trained
+    from bench.sweep.estimate import trainable
 
     judged, family = claims.load(options.claims_from), primary.load(options.claims_from)
     earlier = cells.collect(options.records) if options.records else None
     plans = [job.plan() for job in dryrun.compose(options.overrides)[1]]
-    numbers = []
-    for plan in plans:
-        shape = shape_of(plan.config["model"])
-        adapters, base = trained(shape, build(plan.config["method"])) if shape else (None, {})
-        numbers.append(None if adapters is None else adapters + sum(base.values()))
+    numbers = [trainable(plan.config, build(plan.config["method"])) for plan in plans]
     said = foresight.foresee(judged, [p.config for p in plans], earlier, family, numbers)
     lines = [f"What {count(len(plans), 'cell')} could decide"]
     for heading, kind in ((_family(family), True), ("Exploratory claims", False)):

@@ -16,20 +16,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 
-import tasks
 from bench import records
 from bench.errors import UserError
-from bench.run import distributed, interrupts
+from bench.run import distributed, installed, interrupts
 from bench.run.device import Placement
-from bench.run.wheel import cache_folder
+from bench.run.folders import kept_folder
 from tasks.base import Metric, Scorer
 
 Metrics = dict[str, Metric]
@@ -37,13 +34,6 @@ Metrics = dict[str, Metric]
 # Another version of one of these may score another way.
 PACKAGES = ("lm_eval", "tokenizers", "torch", "transformers")
 SECONDS_BETWEEN_LOOKS = 0.2
-
-
-def folder() -> Path:
-    """Where the records lie: MORA_BENCH_BASE_SCORES, or a folder of the cache."""
-    if own := os.environ.get("MORA_BENCH_BASE_SCORES"):
-        return Path(own).expanduser()
-    return cache_folder() / "base_scores"
 
 
 def identity(
@@ -73,8 +63,8 @@ def identity(
             "content": content,
             "key": key,
         },
-        "versions": versions(),
-        "code": code(),
+        "versions": {package: installed.version(package) for package in PACKAGES},
+        "code": installed.code("tasks", "*.yaml"),  # what a scorer asks and how it counts
     }
     plain: dict[str, Any] = json.loads(json.dumps(what))
     return plain
@@ -88,7 +78,7 @@ def once(what: dict[str, Any] | None, compute: Callable[[], Metrics]) -> Metrics
     """
     if what is None:
         return compute()
-    file = folder() / f"base-{records.cell_id(what)}.json"
+    file = kept_folder("base_scores") / f"base-{records.cell_id(what)}.json"
     with _turn(file) if distributed.first() else nullcontext():
         found: Metrics | None = distributed.tell(_read(file, what))
         if found is None:
@@ -97,23 +87,6 @@ def once(what: dict[str, Any] | None, compute: Callable[[], Metrics]) -> Metrics
             if distributed.first():
                 _write(file, what, found, time.perf_counter() - begin)
     return found
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of the packages that a score depends on."""
-    return {package: version(package) for package in PACKAGES}
-
-
-@cache
-def code() -> str:
-    """A hash of the package tasks, which says what a scorer asks and how it counts."""
-    top = Path(str(tasks.__file__)).parent
-    files = sorted(f for kind in ("*.py", "*.yaml") for f in top.rglob(kind))
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.relative_to(top).as_posix()}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _content(scorer: Scorer) -> str | None:

@@ -20,6 +20,12 @@ def cache_folder() -> Path:
     return Path(shared).expanduser() / "mora-bench"
 
 
+def kept_folder(part: str) -> Path:
+    """The cache's folder of one kind of thing; MORA_BENCH_BASE_SCORES and such move it."""
+    own = os.environ.get(f"MORA_BENCH_{part.upper()}")
+    return Path(own).expanduser() if own else cache_folder() / part
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """A folder to fill; on leaving it takes ``target``'s place, on the disk before this returns.

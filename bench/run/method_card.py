@@ -7,22 +7,19 @@ could change the answer: the source of `methods`, and of `peft` the version.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bench import records
 from bench.errors import UserError
+from bench.run import installed
 from bench.run.build import build
-from bench.run.folders import cache_folder
+from bench.run.folders import kept_folder
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,9 @@ def card(config: str) -> MethodCard:
 
     Raises UserError or MethodError where the method refuses it.
     """
-    what = {"config": json.loads(config), "code": _code(), "peft": _version("peft")}
-    own = os.environ.get("MORA_BENCH_METHOD_CARDS")
-    folder = Path(own).expanduser() if own else cache_folder() / "methods"
-    file = folder / f"{records.cell_id(what)}.json"
+    what = {"config": json.loads(config), "code": installed.code("methods")}
+    what["peft"] = installed.version("peft")
+    file = kept_folder("method_cards") / f"{records.cell_id(what)}.json"
     if (kept := _read(file, what)) is not None:
         return kept
     method = build(what["config"])
@@ -61,22 +57,4 @@ def _read(file: Path, what: Mapping[str, Any]) -> MethodCard | None:
         kept = json.loads(file.read_bytes())
         return MethodCard(**kept["card"]) if kept["what"] == what else None
     except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-@cache
-def _code() -> str:
-    """A hash of the files of the package methods."""
-    spec = find_spec("methods")
-    assert spec is not None and spec.origin is not None
-    digest = hashlib.sha256()
-    for file in sorted(Path(spec.origin).parent.rglob("*.py")):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.run import installed
 from bench.run.device import Placement
 
 PACKAGES = (
@@ -28,7 +28,7 @@ def environment(placement: Placement) -> dict[str, Any]:
     return {
         "git_commit": commit,
         "git_dirty": dirty,
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in PACKAGES if (found := installed.version(name))},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": placement.describe(),
@@ -37,14 +37,6 @@ def environment(placement: Placement) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
-
-
-@cache
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 @cache

@@ -35,7 +35,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from bench.errors import UserError
-from bench.run.folders import cache_folder as cache_folder  # where it was, for those who ask here
+from bench.run.folders import cache_folder
 
 # Raised whenever the same wheel would be converted to other files: part of the folder's name.
 CONVERTER = 1

@@ -23,18 +23,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError
 from bench.run.build import build
 from bench.run.plan import Plan, done
-from bench.sweep import outcomes
+from bench.sweep import attempt, outcomes
 from bench.sweep.estimate import DEVICES, estimate
 from bench.sweep.grid import Job, compose_grid
 from bench.sweep.needs import Needs, needs
 from bench.sweep.preview import DryRun, Planned, text
-from methods import MethodError
-from tasks import TaskError
 
 # Overrides that have a column of their own, or say nothing of one cell.
 _COLUMNS = ("method", "task", "model", "seed", "method.rank", "method.learning_rate")
@@ -111,7 +108,7 @@ def _varied(overrides: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-MISTAKES = (UserError, MethodError, TaskError, HydraException, OmegaConfBaseException)
+MISTAKES = (*attempt.MISTAKES, HydraException)
 
 
 def refused(error: BaseException) -> int:

@@ -104,6 +104,15 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
     )
 
 
+def trainable(config: Mapping[str, Any], method: Method) -> int | None:
+    """Parameters that the cell trains; None where the model's shape is not known."""
+    shape = shape_of(config["model"])
+    if shape is None:
+        return None
+    adapters, base = trained(shape, method)
+    return adapters + sum(base.values())
+
+
 def refused(
     config: Mapping[str, Any], method: Method, device: str, available: int | None = None
 ) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.run import device, method_card
+from bench.run import device, installed, method_card
 from methods import MethodError
 
 HEAVY = (
@@ -114,7 +114,7 @@ def test_a_card_is_kept_and_says_what_the_method_says(own_cache: Path) -> None:
 def test_other_code_is_another_card(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method_card.card(CONFIG)
     method_card.card.cache_clear()
-    monkeypatch.setattr(method_card, "_code", lambda: "changed")
+    monkeypatch.setattr(installed, "code", lambda *_: "changed")
     method_card.card(CONFIG)
     assert len(list((own_cache / "methods").iterdir())) == 2
 

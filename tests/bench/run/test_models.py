@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from bench.errors import UserError
-from bench.run import models, wheel
+from bench.run import folders, models, wheel
 from methods.lora import LoRA
 from methods.mora import MoRA
 
@@ -468,11 +468,11 @@ def test_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MORA_BENCH_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert wheel.cache_folder() == Path("/x/mora-bench")
+    assert folders.cache_folder() == Path("/x/mora-bench")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert wheel.cache_folder() == Path.home() / ".cache/mora-bench"
+    assert folders.cache_folder() == Path.home() / ".cache/mora-bench"
     monkeypatch.setenv("MORA_BENCH_CACHE", "~/mine")
-    assert wheel.cache_folder() == Path.home() / "mine"
+    assert folders.cache_folder() == Path.home() / "mine"
 
 
 @pytest.fixture
