@@ -41,9 +41,11 @@ def made(make: Callable[[int], Row], first: int = 0, count: int = COUNT) -> list
 
 
 def readme(
-    configs: Mapping[str, Mapping[str, str]], licence: str | None = None, rows: int | None = None
+    configs: Mapping[str, Mapping[str, str]],
+    licence: str | None = None,
+    rows: Mapping[str, Mapping[str, Sequence[Row]]] | None = None,
 ) -> bytes:
-    """A card. configs: config -> split -> pattern; rows: of each split, as dataset_info says."""
+    """A card. configs: config -> split -> pattern; rows: of each split, to count them there."""
     text = ["---", "language: en"]
     text += [f"license: {licence}"] if licence else []
     if configs:
@@ -57,7 +59,8 @@ def readme(
         for config, splits in configs.items():
             text += [f"- config_name: {config}", "  splits:"]
             for split in splits:
-                text += [f"  - name: {split}", f"    num_examples: {rows}", "    num_bytes: 1000"]
+                text += [f"  - name: {split}", f"    num_examples: {len(rows[config][split])}"]
+                text += ["    num_bytes: 1000"]
     return "\n".join([*text, "---", "# A set", ""]).encode()
 
 
@@ -77,7 +80,7 @@ def in_parquet(
         for split, rows in splits.items():
             files[f"{folder}/{split}-00000-of-00001.parquet"] = parquet(rows)
     return Repository(
-        name, revisions={"main": {"README.md": readme(patterns, licence, COUNT), **files}},
+        name, revisions={"main": {"README.md": readme(patterns, licence, configs), **files}},
         licence=licence,
     )  # fmt: skip
 
