@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, target_layers
+from methods.base import LLAMA_LINEARS, Method
 from methods.files import check_fit, refuse_leftovers
 from methods.layer import Compute
+from methods.targets import target_layers
 
 
 class FFT(Method):

@@ -121,7 +121,7 @@ def _config(model: Mapping[str, Any]) -> PreTrainedConfig | None:
 
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own parameters that train."""
-    from methods.base import matches
+    from methods.targets import matches
 
     if method.trains_base:
         return 0, dict(shape.sizes)
