@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-# A LoRA of rank 8 made of a MoRA, which has a higher rank: it cannot be near, by design. The case of
+# A LoRA of rank 8 made of a MoRA, which has a higher rank, cannot be near it. The case of
 # rank 9 (config_kwargs1) is run.
 NOT_OURS = "tests/test_mora.py::TestDecoderModels::test_lora_conversion[MoraConfig-config_kwargs0"
 
