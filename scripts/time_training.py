@@ -56,6 +56,8 @@ def training_step(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="smollm2_135m_wheel")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the model")
+    parser.add_argument("--compile", action="store_true", help="torch.compile each model")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256, help="tokens an example")
     parser.add_argument("--rounds", type=int, default=9)
@@ -63,11 +65,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/cost"))
     options = parser.parse_args()
     place = device.resolve("auto", options.precision)
+    base = [f"model={options.model}", *options.set]
     steps: dict[str, Callable[[], None]] = {}
     trained: dict[str, int] = {}
     with initialize_config_module("conf", version_base="1.3"):
         for name, overrides in OURS.items():
-            cfg = compose("config", overrides=[f"model={options.model}", *overrides])
+            cfg = compose("config", overrides=[*base, *overrides])
             method: Method = build(cfg.method)
             model = models.load(
                 cfg.model,
@@ -81,11 +84,10 @@ def main() -> None:
             steps[name], trained[name] = contestant(
                 model, method.parameter_groups(model), options, place
             )
-        cfg = compose("config", overrides=[f"model={options.model}"])
-        model = models.load(cfg.model, dtype=place.dtype, device=place.device, seed=0).model
-        steps["peft LoRA"], trained["peft LoRA"] = contestant(
-            with_peft(model), None, options, place
-        )
+        cfg = compose("config", overrides=base)
+        for name, dora in (("peft LoRA", False), ("peft DoRA", True)):
+            model = models.load(cfg.model, dtype=place.dtype, device=place.device, seed=0).model
+            steps[name], trained[name] = contestant(with_peft(model, dora), None, options, place)
     seconds = timing.interleave(steps, options.rounds)
     rows = []
     for name in steps:
@@ -106,6 +108,7 @@ def main() -> None:
         "model": options.model,
         "batch": options.batch,
         "length": options.length,
+        "compiled": options.compile,
         "precision": place.precision,
         "device": place.describe(),
         "processor": timing.processor(),
@@ -123,6 +126,8 @@ def contestant(
     """The step of a model in training mode, and how many parameters it trains."""
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if options.compile:
+        model.compile()
     optimizer = torch.optim.AdamW(groups or parameters, lr=1e-5, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -131,13 +136,13 @@ def contestant(
     return step, sum(p.numel() for p in parameters)
 
 
-def with_peft(model: nn.Module) -> nn.Module:
-    """The model with peft's LoRA at the rank of the others, adapters in fp32 as peft makes them."""
+def with_peft(model: nn.Module, dora: bool = False) -> nn.Module:
+    """The model with peft's LoRA or DoRA at the others' rank; adapters in fp32, as peft's are."""
     from peft import LoraConfig, inject_adapter_in_model
 
     model.requires_grad_(False)
     return inject_adapter_in_model(
-        LoraConfig(r=8, lora_alpha=16, target_modules=list(LLAMA_LINEARS)), model
+        LoraConfig(r=8, lora_alpha=16, target_modules=list(LLAMA_LINEARS), use_dora=dora), model
     )
 
 

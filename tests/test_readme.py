@@ -94,7 +94,7 @@ def test_examples_from_an_installed_wheel(wheel: Path, tmp_path: Path) -> None: 
         script = elsewhere / f"example_{number}.py"
         script.write_text(code)
         done = subprocess.run(
-            [str(python), "-P", str(script)],
+            [str(python), "-I", str(script)],
             cwd=elsewhere, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

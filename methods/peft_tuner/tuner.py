@@ -23,6 +23,7 @@ from peft.tuners.tuners_utils import (
     BaseTuner,
     BaseTunerLayer,
     _get_in_out_features,
+    _maybe_include_all_linear_layers,
     check_adapters_to_merge,
 )
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
@@ -221,7 +222,8 @@ class MoraLinear(nn.Module, BaseTunerLayer):
             merged = (wide(weight) + sign * self.get_delta_weight(name)).to(weight.dtype)
             if finite and not merged.isfinite().all():
                 raise ValueError(
-                    f"adapter {name}: the merged weight would not be finite; nothing was merged."
+                    f"NaNs detected in the merged weights. The adapter {name} seems to be broken; "
+                    f"it was not merged."
                 )
             self.set_base_weight(merged)
 
@@ -239,6 +241,13 @@ class MoraModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
         if peft_config.target_modules is None:
             peft_config.target_modules = "all-linear"
+        if (
+            peft_config.target_modules == "all-linear"
+            and peft_config.layers_to_transform is not None
+        ):
+            # peft writes out all-linear as whole names, for which it ignores layers_to_transform.
+            names = _maybe_include_all_linear_layers(peft_config, self.model).target_modules
+            peft_config.target_modules = {name.rpartition(".")[2] for name in names}
         return peft_config
 
     def _create_and_replace(

@@ -11,6 +11,7 @@ ROOMS = {  # room -> what it may import of this project, itself apart
     "report": {"errors", "records", "judge"},
     "run": {"errors", "records", "methods", "tasks", "conf"},
     "sweep": {"errors", "records", "run", "methods", "tasks", "conf"},
+    "selfcheck": {"errors", "records", "run", "sweep"},
 }
 
 

@@ -82,6 +82,14 @@ def test_adapts_by_default_what_ours_does() -> None:
     assert close(logits(randomised(theirs)), logits(randomised(ours)))
 
 
+def test_layers_to_transform_holds_for_the_default_targets_too() -> None:
+    model = get_peft_model(llama(), MoraConfig(r=4, layers_to_transform=[0]))
+    names = model.base_model.targeted_module_names
+    everywhere = get_peft_model(llama(), MoraConfig(r=4)).base_model.targeted_module_names
+    assert sorted(names) == sorted(n for n in everywhere if n.startswith("model.layers.0."))
+    assert 0 < len(names) < len(everywhere)
+
+
 def test_conv1d_stores_its_weight_the_other_way_round() -> None:
     from transformers.pytorch_utils import Conv1D
 
@@ -135,7 +143,7 @@ def test_safe_merge_refuses_what_is_not_finite() -> None:
     before = layer.weight.clone()
     with torch.no_grad():
         layer.mora_M["default"][0, 0] = torch.inf
-    with pytest.raises(ValueError, match="adapter default: the merged weight would not be finite"):
+    with pytest.raises(ValueError, match=r"NaNs detected .* adapter default seems to be broken"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(layer.weight, before) and not layer.merged
 

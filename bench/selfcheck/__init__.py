@@ -1,0 +1,1 @@
+"""Is this machine right? A few small cells against committed bands, and what they rest on."""
