@@ -123,21 +123,28 @@ def _config(model: Mapping[str, Any]) -> PreTrainedConfig | None:
     return None
 
 
+def adapted(shape: Shape, method: Method) -> dict[str, tuple[int, int]]:
+    """{layer: (d_in, d_out)} of the layers that the method targets."""
+    from methods.base import matches
+
+    return {
+        name: layer
+        for name, layer in shape.linears.items()
+        if any(matches(name, pattern) for pattern in method.target_modules)
+    }
+
+
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own parameters that train."""
     from methods.base import matches
 
     if method.trains_base:
         return 0, dict(shape.sizes)
-    adapted = {
-        name: layer
-        for name, layer in shape.linears.items()
-        if any(matches(name, pattern) for pattern in method.target_modules)
-    }
-    one = {layer: method.trainable_parameters(*layer) for layer in set(adapted.values())}
-    inside = tuple(f"{name}." for name in adapted)
+    targets = adapted(shape, method)
+    one = {layer: method.trainable_parameters(*layer) for layer in set(targets.values())}
+    inside = tuple(f"{name}." for name in targets)
     beside = getattr(method, "also_train", ())
-    return sum(one[layer] for layer in adapted.values()), {
+    return sum(one[layer] for layer in targets.values()), {
         name: size
         for name, size in shape.sizes.items()
         if not name.startswith(inside)
