@@ -89,6 +89,8 @@ def footprint(
     step = trainer["pad_to_multiple_of"]
     tokens = trainer["batch_size"] * math.ceil(length / step) * step
     kept = tokens * _a_token(shape, method, config, tokens // trainer["batch_size"], narrow, wide)
+    if cpu and narrow < 4:  # matrix products there are of fp32 copies: the logits' gradient, twice
+        kept += 6 * shape.vocabulary * tokens
     kept += 4 * base.get(shape.head, 0)  # its gradient is there before the layers' are
     if wide > narrow:
         kept += narrow * sum(size for name, size in shape.multiplied.items())
