@@ -74,7 +74,7 @@ FAULTS: dict[str, tuple[Callable[[Hub], None], tuple[str, ...]]] = {
     "no decompressor": (lambda hub: None, ("'pubmed_abstracts'", "pip install zstandard")),
     "busy hub": (fault("Salesforce/wikitext", "busy"), ("'wikitext2'", "too busy")),
     "a proxy's page": (fault("Rowan/hellaswag", "page"), ("'hellaswag'", "is no hub")),
-    "no network": (lambda hub: hub.__exit__(), ("can't reach meta-llama", "Connect to the network")),
+    "no network": (lambda hub: hub.__exit__(), ("can't reach meta-llama", "Connect to the net")),
 }
 
 
