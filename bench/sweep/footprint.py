@@ -81,7 +81,8 @@ def footprint(
     processes = spread["processes"]
     if spread["strategy"] == "fsdp2":
         weights, gradients, moments = (n // processes for n in (weights, gradients, moments))
-        whole = shape.unit * (wide + (4 if method.trains_base else 0))
+        # A layer's weights and gradients whole, and again as they are gathered and scattered.
+        whole = 2 * shape.unit * (wide + (4 if method.trains_base else 0))
     elif spread["strategy"] == "deepspeed":  # stage 2
         gradients, moments = gradients // processes, moments // processes
     elif spread["strategy"] == "ddp":

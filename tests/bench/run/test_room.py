@@ -64,19 +64,24 @@ def told(cell: list[str]) -> list[str]:
         ),
     ],
 )
-def test_an_answer_that_does_not_fit_is_told_before_a_model_is_loaded(
-    change: list[str], name: str, needed: int, answer: int, cell: list[str],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    said = f"{name} needs a context of {needed} tokens, {answer} of them for the answer, and tiny"
+def test_the_dry_run_tells_of_an_answer_that_does_not_fit(
+    change: list[str], name: str, needed: int, answer: int, cell: list[str]
+) -> None:
     (line,) = told([*cell, *change])
+    said = f"{name} needs a context of {needed} tokens, {answer} of them for the answer, and tiny"
     assert said in line and "take a model with a longer one" in line
+
+
+def test_a_cell_with_such_a_score_is_refused_before_a_model_is_loaded(
+    cell: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(models, "load", None)
-    assert main([*cell, *change]) == 2
+    scored = [*cell, "task.scores=[gsm8k_metamath]"]
+    needed = PROMPT + len("What is 0+0?") + 512
+    assert main(scored) == 2
+    said = f"gsm8k_metamath needs a context of {needed} tokens, 512 of them for the answer"
     assert said in capsys.readouterr().err
-    assert not list(Path(cell[-1].partition("=")[2]).glob("*.json"))
-    enough = [c for c in change if not c.startswith(LONGER)] + [f"{LONGER}={needed}"]
-    assert told([*cell, *enough]) == []
+    assert told([*scored, f"{LONGER}={needed - 1}"]) != told([*scored, f"{LONGER}={needed}"]) == []
 
 
 def test_a_tokenizer_that_is_not_at_hand_is_not_fetched_for_it(cell: list[str]) -> None:

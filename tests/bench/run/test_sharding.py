@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,18 @@ def whole(seed: int) -> Any:
     return models.load(conf("tiny"), dtype=torch.float32, device=cpu, seed=seed).model
 
 
-def method(name: str) -> Method:
+@cache
+def settings(name: str) -> Any:
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
     with initialize_config_module("conf", version_base="1.3"):
         cfg = compose("config", [f"method={name}", "method.learning_rate=1e-3", "model=tiny"])
-    made: Method = build(OmegaConf.to_container(cfg.method, resolve=True))  # type: ignore[arg-type]
+    return OmegaConf.to_container(cfg.method, resolve=True)
+
+
+def method(name: str) -> Method:
+    made: Method = build(settings(name))
     return made
 
 
