@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -31,7 +30,7 @@ from methods.files import (
     write_together,
 )
 from methods.layer import AdapterLinear, Compute
-from methods.quantised import is_quantised
+from methods.targets import matching_parameters, target_layers
 
 # How the weights that delta W counts from are kept where the base itself trains: a copy on the CPU;
 # the very tensors, for whoever puts others in their place before training; or not at all.
@@ -328,84 +327,3 @@ def check_rank(rank: int, d_in: int, d_out: int) -> None:
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that require a gradient, in the model's order, each once."""
     return [p for p in model.parameters() if p.requires_grad]
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` (* and ? allowed) is the whole dotted name or its last components."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
-
-
-def target_layers(
-    model: nn.Module, patterns: Sequence[str], *, quantised: bool = False
-) -> dict[str, nn.Linear]:
-    """The linear layers that the patterns name, in the model's order.
-
-    quantised: those of methods/quantised.py among them.
-
-    Raises MethodError for a pattern that matches nothing, and for a layer that is quantised, tied
-    to the embedding, adapted already or of another kind.
-    """
-    modules = {name: module for name, module in model.named_modules() if name}
-    embeddings = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
-    found: dict[str, nn.Linear] = {}
-    for pattern in patterns:
-        hits = {name: module for name, module in modules.items() if matches(name, pattern)}
-        if not hits:
-            linear = {n.rsplit(".", 1)[-1] for n, m in modules.items() if isinstance(m, nn.Linear)}
-            raise MethodError(
-                f"target_modules: {pattern!r} matches no layer of {type(model).__name__}. "
-                f"Its linear layers are named: {', '.join(sorted(linear)) or '(it has none)'}."
-            )
-        for name, module in hits.items():
-            found[name] = _checked(name, module, embeddings, quantised)
-    return {name: found[name] for name in modules if name in found}
-
-
-def matching_parameters(
-    model: nn.Module, patterns: Sequence[str], adapted: Iterable[str]
-) -> dict[str, nn.Parameter]:
-    """Parameters outside the layers ``adapted`` that the patterns name.
-
-    A tied parameter is found by each of its names and listed once, by its first.
-    """
-    inside = tuple(f"{name}." for name in adapted)
-    candidates = {
-        n: p for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(inside)
-    }
-    found: set[int] = set()
-    for pattern in patterns:
-        hits = {
-            id(p)
-            for n, p in candidates.items()
-            if matches(n, pattern) or matches(n.rpartition(".")[0], pattern)
-        }
-        if not hits:
-            raise MethodError(
-                f"also_train: {pattern!r} matches no parameter of {type(model).__name__}. "
-                f"Name a module or parameter, such as embed_tokens, lm_head or '*norm'."
-            )
-        found |= hits
-    return {n: p for n, p in model.named_parameters() if id(p) in found}
-
-
-def _checked(name: str, module: nn.Module, embeddings: set[int], quantised: bool) -> nn.Linear:
-    if isinstance(module, AdapterLinear):
-        raise MethodError(f"layer {name} is adapted already: attach a method to a plain model.")
-    if not isinstance(module, nn.Linear) and not hasattr(module, "in_features"):
-        raise MethodError(
-            f"layer {name} is a {type(module).__name__}, not a linear layer: name linear layers in "
-            f"target_modules."
-        )
-    if is_quantised(name, module, allowed=quantised):
-        return cast(nn.Linear, module)
-    if not isinstance(module, nn.Linear):
-        raise MethodError(
-            f"layer {name} is a {type(module).__name__}, not an nn.Linear: leave it out of "
-            f"target_modules."
-        )
-    if id(module.weight) in embeddings:
-        raise MethodError(
-            f"layer {name} is tied to the embedding: an adapter on it would change the embedding "
-            f"when merged. Leave it out of target_modules, or untie the model."
-        )
-    return module

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from methods.base import AdapterMethod, Method, adapted_layers, target_layers
+from methods.base import AdapterMethod, Method, adapted_layers
 from methods.layer import Compute
 from methods.loading import load_adapter
+from methods.targets import target_layers
 
 Outputs = dict[str, Tensor]
 

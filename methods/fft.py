@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, Start, target_layers
+from methods.base import LLAMA_LINEARS, Method, Start
 from methods.errors import MethodError
 from methods.files import check_fit, refuse_leftovers
 from methods.layer import Compute
+from methods.targets import target_layers
 
 
 class FFT(Method):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, target_layers
+from methods.base import LLAMA_LINEARS, Method
 from methods.errors import MethodError
 from methods.files import (
     METHOD_FILE,
@@ -29,6 +29,7 @@ from methods.files import (
     refuse_leftovers,
 )
 from methods.peft_format import CONFIG_FILE, PREFIX
+from methods.targets import target_layers
 
 ATTACHED = "_peft_attached"  # under this name a model keeps what it needs to save and to merge
 # Fields of a PeftConfig that say where it was made and not what it does.

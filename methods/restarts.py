@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from methods.base import AdapterMethod, adapted_layers, target_layers
+from methods.base import AdapterMethod, adapted_layers
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
+from methods.targets import target_layers
 
 ResetOptimizer = Literal["full", "prune"]
 

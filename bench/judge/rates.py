@@ -207,6 +207,11 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
         values = {cell.seed: good(cell) for cell in cells if cell.status in ("ok", "diverged")}
         table[point] = {seed: value for seed, value in values.items() if value is not None}
     common = set.intersection(*(set(by_seed) for by_seed in table.values()))
+    if len(common) < 2 and len(alike := _run_alike(table)) < len(candidate.seeds):
+        others = ", ".join(map(str, sorted(candidate.seeds - alike)))
+        flag = f"{candidate.name}: seed {others} left out: run at other rates than the rest"
+        found = _by_the_others(candidate.among(alike.__contains__), good)
+        return replace(found, flags=(*found.flags, flag))
     if len(common) < 2:
         said = f"{candidate.name}: its learning rates share {count(len(common), 'seed')}; to choose"
         return Choice(problem=f"{said} by the others, at least 2 are needed")
@@ -232,6 +237,15 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
         how="each seed at the rate that the others choose",
         best_of=tuple(best_of((sums / len(shared)).tolist())),
     )  # fmt: skip
+
+
+def _run_alike(table: Mapping[Point, Mapping[int, float]]) -> set[int]:
+    """The most seeds that were run at the same rates; of equals those with more rates."""
+    groups: dict[frozenset[Point], set[int]] = {}
+    for seed in set().union(*table.values()):
+        rates = frozenset(point for point, by_seed in table.items() if seed in by_seed)
+        groups.setdefault(rates, set()).add(seed)
+    return max(groups.items(), key=lambda g: (len(g[1]), len(g[0])))[1] if groups else set()
 
 
 def search(arm: Candidate) -> Search:

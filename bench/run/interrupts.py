@@ -36,6 +36,7 @@ def handled() -> Iterator[dict[signal.Signals, Any]]:
     try:
         yield before
     finally:
+        _reason = _signal = None  # what was asked of this cell is not asked of the next
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

@@ -125,7 +125,7 @@ def _config(model: Mapping[str, Any]) -> PreTrainedConfig | None:
 
 def adapted(shape: Shape, method: Method) -> dict[str, tuple[int, int]]:
     """{layer: (d_in, d_out)} of the layers that the method targets."""
-    from methods.base import matches
+    from methods.targets import matches
 
     return {
         name: layer
@@ -136,7 +136,7 @@ def adapted(shape: Shape, method: Method) -> dict[str, tuple[int, int]]:
 
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own parameters that train."""
-    from methods.base import matches
+    from methods.targets import matches
 
     if method.trains_base:
         return 0, dict(shape.sizes)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
 
 from bench import records
 
@@ -50,6 +51,9 @@ def run(
     from bench.__main__ import main
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    # Hydra composes a configuration twice, the first time to look for a hydra.mode, which no test
+    # sets; programs that tests start look for it all the same.
+    monkeypatch.setattr(Hydra, "get_mode", lambda self, **_: None)
     torch.set_num_threads(1)
 
     def run(*arguments: str) -> Ended:

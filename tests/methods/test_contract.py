@@ -99,12 +99,17 @@ def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
     )
 
 
+IN_A_MODEL = [(name, {}) for name in NAMES] + [(n, RESTARTS) for n in ("relora", "remora")]
+FAST = ("fft", "lora", "dora", "mora")  # and restarts; the others with the slow tests
+
+
 @every_check
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [(name, {}) for name in NAMES] + [(n, RESTARTS) for n in ("relora", "remora")],
+    [pytest.param(*case, marks=() if case[1] or case[0] in FAST else pytest.mark.slow)
+     for case in IN_A_MODEL],
     ids=label,
-)
+)  # fmt: skip
 def test_llama(name: str, settings: dict[str, Any], check: str) -> None:
     CHECKS[check](
         Subject(

@@ -206,6 +206,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_fsdp2_is_refused_in_words(root: Path, tmp_path: Path) -> None:
     """Its gathered parameters change without a trace; auto goes on without keeping anything."""
     done = subprocess.run(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from methods import FFT, DoRA, LoRA, Method, MethodError, MoRA, ReMoRA, load_adapter
-from methods.base import adapted_layers, target_layers
+from methods.base import adapted_layers
 from methods.contract import llama, run_llama
 from methods.quantised import QuantisedLinear, dequantised, kind
+from methods.targets import target_layers
 from tests.methods.steps import losses
 
 # How far the library's product is from that with the dequantised weight: 8 bit of bitsandbytes

@@ -38,6 +38,7 @@ METHODS: dict[str, AdapterMethod] = {
         for operator in ("truncation", "sharing", "decoupling", "rotation")
     },
 }
+FAST = ("lora", "dora", "sharing", "rotation_auto")  # to compile the others is slow
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
@@ -100,7 +101,11 @@ def compiled_means_the_same(method: AdapterMethod, backend: str) -> None:
     same(found[0], found[1], 1e-5)
 
 
-@every_method
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(method, id=name, marks=() if name in FAST else pytest.mark.slow)
+     for name, method in METHODS.items()],
+)  # fmt: skip
 def test_compiled(method: AdapterMethod) -> None:
     """The graph is captured without a break, forward and backward."""
     compiled_means_the_same(method, "aot_eager")

@@ -172,3 +172,16 @@ def test_rates_outside_the_papers_grid_are_said(tmp_path: Path, make: Make) -> N
         "no cells of MoRA r=8 at the paper's rates (5e-5, 1e-4, 2e-4); "
         "no cells of LoRA r=8 at the paper's rates (1e-4, 2e-4, 3e-4)"
     )
+
+
+def test_seeds_run_at_other_rates_than_the_rest_are_left_out(tmp_path: Path, make: Make) -> None:
+    """A grid moved after two seeds: the others still choose each other's rates."""
+    for method, better in (("mora", 0.1), ("lora", 0.0)):
+        for rate, level in ((5e-4, 0.3), (1e-3, 0.5), (2e-3, 0.7)):
+            fill(tmp_path, make, method, [level + better] * 2, rate, first_seed=1)
+        for rate, level in ((1e-3, 0.5), (2e-3, 0.7), (4e-3, 0.6)):
+            levels = [level + better + 0.01 * i for i in range(4)]
+            fill(tmp_path, make, method, levels, rate, first_seed=3)
+    found = verdict(tmp_path, "tuned")
+    assert found.verdict == "holds" and [pair.seed for pair in found.pairs] == [3, 4, 5, 6]
+    assert "LoRA r=8: seed 1, 2 left out: run at other rates than the rest" in found.flags

@@ -115,7 +115,12 @@ def assert_same(
         assert torch.equal(tensor, other[1][name]), name
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=() if m.name in ("fft", "lora", "remora") else pytest.mark.slow)
+     for m in METHODS],
+    ids=lambda m: m.name,
+)  # fmt: skip
 def test_killed_and_resumed_is_uninterrupted(method: Method, tmp_path: Path) -> None:
     """Killed three times: before any checkpoint, between two, and in an epoch's middle."""
     plan: dict[str, Any] = {"checkpoint_every": 2, "score_steps": [1, 4, 8], "log_every": 3}
@@ -160,7 +165,7 @@ def test_no_checkpoints_unless_it_takes_long(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_step_and_writes_a_checkpoint(name: str, tmp_path: Path) -> None:
     undisturbed = train(METHODS[2], tmp_path / "a")
     number = getattr(signal, name)
@@ -193,6 +198,7 @@ def test_outside_training_a_signal_is_heard_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):  # Ctrl-C, twice: now
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
+    assert interrupts.requested() is None and interrupts.received() is None  # of the next cell
 
 
 @pytest.fixture

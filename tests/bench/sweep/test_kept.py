@@ -40,8 +40,9 @@ GRIDS = {
     "seeds on a folder": ("hub", SEEDS),
     "dropout and restarts": ("tiny", ["method=lora,remora", "method.dropout=0.1,0"]),
     "data": ("tiny", ["method=lora", "task.pairs=6,8"]),
+    "two of each on a folder": ("hub", ["method=fft,mora", "method.rank=4", "perturb=0,0.001"]),
 }
-FAST = ("methods", "seeds on a folder")  # the others with the slow tests
+FAST = ("two of each on a folder",)  # the others with the slow tests
 
 
 @pytest.mark.parametrize(

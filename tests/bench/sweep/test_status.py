@@ -141,6 +141,7 @@ def test_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"{'4' * 16}.json: not a complete JSON file" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ten_thousand_records(tmp_path: Path) -> None:
     """Under 10 s and 1 GiB."""
     point = {"loss": 1.2345678, "learning_rate": 1e-3, "grad_norm": 0.987654, "seconds": 12.5}

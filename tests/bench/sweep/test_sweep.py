@@ -92,6 +92,7 @@ def test_a_grid_names_each_cell_once(composer: grid.Composer) -> None:
     assert json.loads(jobs[1].config)["method"]["rank"] == 2
 
 
+@pytest.mark.slow
 def test_composing_does_not_slow_with_the_square(composer: grid.Composer) -> None:
     def seconds(count: int) -> float:
         cells = [["model=tiny", f"seed={seed}"] for seed in range(count)]
@@ -211,7 +212,7 @@ def test_two_sweeps_at_once_run_each_cell_once(
 ) -> None:
     """And both end when all cells are complete, whoever ran them."""
     monkeypatch.setattr(pending, "LOOK_AGAIN", 0.2)
-    folder, grid = tmp_path / "runs", ["method=lora", "seed=0,1,2", "trainer.max_steps=60"]
+    folder, grid = tmp_path / "runs", ["method=lora", "seed=0,1,2", "trainer.max_steps=30"]
     other = start(*tiny, *grid)
     wait_for(lambda: list(folder.glob("*.lease")), other)
     ended = run("-m", *grid)
