@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -32,6 +32,9 @@ from methods.files import (
 from methods.layer import AdapterLinear, Compute
 from methods.targets import matching_parameters, target_layers
 
+# How the weights that delta W counts from are kept where the base itself trains: a copy on the CPU;
+# the very tensors, for whoever puts others in their place before training; or not at all.
+Start = Literal["copy", "as loaded", "no"]
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -44,6 +47,8 @@ class Method(ABC):
     # The base weights change in training (also by restarts, which add delta W to them), so that
     # they must be held in fp32: in bf16 small changes would be rounded away.
     fp32_base: ClassVar[bool] = False
+    # Attaching computes with the base weights, which must be in their final precision by then.
+    reads_base: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -87,6 +92,9 @@ class Method(ABC):
         ``load`` refuses weights that were saved under others.
         """
         return {}
+
+    def keep_start(self, how: Start) -> None:  # noqa: B027 - adapters hold their delta W themselves
+        """Before ``attach``: how the weights are kept that delta W counts from; see Start."""
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None:

@@ -25,6 +25,7 @@ class DoRA(LoRA):
 
     name, label = "dora", "DoRA"
     over_quantised = False  # delta W depends on W
+    reads_base = True
 
     def start(self, linear: nn.Linear) -> dict[str, Tensor]:
         return super().start(linear) | {"lora_magnitude_vector": lengths(linear.weight.detach())}

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method
+from methods.base import LLAMA_LINEARS, Method, Start
+from methods.errors import MethodError
 from methods.files import check_fit, refuse_leftovers
 from methods.layer import Compute
 from methods.targets import target_layers
@@ -38,20 +39,26 @@ class FFT(Method):
     ):
         super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         self._start: dict[str, Tensor] = {}
+        self._keeps: Start = "copy"
 
     def settings(self) -> dict[str, Any]:
         return {"learning_rate": self._learning_rate, "target_modules": list(self.target_modules)}
+
+    def keep_start(self, how: Start) -> None:
+        self._keeps = how
 
     def attach(self, model: nn.Module) -> None:
         layers = target_layers(model, self.target_modules)
         model.requires_grad_(True)
         self._start = {  # kept off the accelerator; a model on the meta device has nothing to keep
-            n: m.weight.detach().to("cpu", copy=True)
+            n: m.weight.detach().to("cpu", copy=self._keeps == "copy")
             for n, m in layers.items()
-            if not m.weight.is_meta
+            if not m.weight.is_meta and self._keeps != "no"
         }
 
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
+        if self._keeps == "no":
+            raise MethodError("FFT has not kept the weights it began with: keep_start said no.")
         return {
             name: module.weight.detach().to(torch.promote_types(module.weight.dtype, torch.float32))
             - self._start[name].to(module.weight.device)

@@ -69,6 +69,7 @@ class Peft(Method):
     """
 
     name = "peft"
+    reads_base = True  # PiSSA, for one, starts from them
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ from tasks.adaptllm_scores import (
 )
 from tasks.data import head, load, part_name, state
 from tasks.errors import TaskError
-from tasks.metrics import Metric, Scorer
+from tasks.metrics import Answer, Metric, Scorer
 from tasks.source import Source
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class AdaptScorer(Scorer):
             for metric, (value, examples) in found.items()
         }
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> Answer | None:
         """Score the right answer of the first row, without a model. Raises TaskError."""
         rows = list(head(self.source, "test", self.data_dir, 1))
         measure = MEASURES[self.measure]
@@ -158,6 +158,10 @@ class AdaptScorer(Scorer):
         for metric, (value, _) in measure.of(rows, answers).items():
             if value != 1:
                 raise TaskError(f"the right answer of its first row gets {metric} {value:g}")
+        return self.answer()
+
+    def answer(self) -> Answer | None:
+        return None if MEASURES[self.measure].chosen else Answer("", ANSWER_TOKENS)
 
     def _sample(self, data: datasets.Dataset) -> list[dict[str, Any]]:
         data = data.add_column("row", list(range(len(data)))).shuffle(seed=0)

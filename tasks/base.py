@@ -11,7 +11,7 @@ from tasks.data import Missing, lacking_sets, look_at
 from tasks.errors import TaskError
 from tasks.forgetting import Forgetting
 from tasks.metrics import UNITS, Metric, Scorer
-from tasks.rehearsal import Rehearsal, failing
+from tasks.rehearsal import Rehearsal, Room, failing, overlong
 from tasks.sets import SETS
 from tasks.source import Source
 
@@ -85,6 +85,11 @@ class Task(ABC):
         """
         look_at(self.every_set(), self.data_dir)
         return list(dict.fromkeys(self._lacking()))
+
+    def overlong(self, room: Room) -> list[Missing]:
+        """Scores that ask a model for more than it has room for; known after `missing`."""
+        both = (self.rehearsals(), self.forgetting.rehearsals())
+        return [lack for each in both for lack in overlong(each, self.data_dir, room)]
 
     def _lacking(self) -> Iterator[Missing]:
         yield from self.lacking()

@@ -23,13 +23,14 @@ from tasks.data import file_fingerprint, part_name, state
 from tasks.errors import TaskError
 from tasks.generation import evaluating
 from tasks.hub import quiet_datasets
-from tasks.metrics import Metric, Scorer
+from tasks.metrics import Answer, Metric, Scorer
 from tasks.rehearsal import ROWS
 from tasks.source import Source
 from tasks.tokens import bos
 
 TASK_FILES = Path(__file__).parent / "lm_eval"
 FEWSHOT_SEED = 1234  # lm_eval's command line default
+GENERATED = 256  # tokens of an answer where a task file says nothing, in lm-eval's HFLM
 NOT_FOUND = "[invalid]"  # what lm-eval's regex filters give where nothing matches
 
 
@@ -84,7 +85,7 @@ class HarnessScorer(Scorer):
         rows = results["n-samples"][self.task]["original"]
         return metrics(part_name(self.name, rows, self.whole), self.task, results)
 
-    def rehearse(self) -> None:
+    def rehearse(self) -> Answer | None:
         """Ask a question of the task file, and score a made-up answer, without a model.
 
         Raises what is wrong.
@@ -102,6 +103,7 @@ class HarnessScorer(Scorer):
                 rows=ROWS,
             )
         metrics(self.name, self.task, results)
+        return _answer(self.task, results)
 
     def cache_key(self) -> dict[str, Any]:
         """The task files and their functions count, so that a changed prompt is scored anew."""
@@ -215,6 +217,15 @@ def metrics(name: str, task: str, results: Mapping[str, Any]) -> dict[str, Metri
     if not found:
         raise TaskError(f"{task}: lm-eval gave no metric")
     return found
+
+
+def _answer(task: str, results: Mapping[str, Any]) -> Answer | None:
+    """What the question asked for; of a prompt with examples lm-eval cuts the first ones."""
+    if results["configs"][task]["output_type"] != "generate_until":
+        return None
+    ((prompt, options),) = results["samples"][task][0]["arguments"]
+    tokens = options.get("max_gen_toks", GENERATED)
+    return Answer("" if results["n-shot"][task] else prompt, tokens)
 
 
 def _example(value: Any) -> float:

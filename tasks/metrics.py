@@ -64,6 +64,17 @@ class Metric:
         )
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a scorer lets a model say: at most `tokens` of them after `prompt`.
+
+    prompt: empty where one that is too long is cut, as the benchmark has it.
+    """
+
+    prompt: str
+    tokens: int
+
+
 class Scorer(ABC):
     """Puts numbers on a model in memory, whatever adapters hang on it.
 
@@ -79,6 +90,10 @@ class Scorer(ABC):
     @abstractmethod
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
         """Metrics by name. `model` is a Hugging Face causal LM, `tokenizer` its own."""
+
+    def answer(self) -> Answer | None:
+        """The longest answer after the longest prompt; None: nothing is generated, or little."""
+        return None
 
     def cache_key(self) -> dict[str, Any] | None:
         """Plain values that determine the score of a given model; None: do not cache it."""

@@ -10,7 +10,7 @@ from tasks.answers import metamath_answer, same_answer
 from tasks.data import text_fingerprint
 from tasks.generation import greedy
 from tasks.likelihood import continuation_losses
-from tasks.metrics import Metric, Scorer
+from tasks.metrics import Answer, Metric, Scorer
 from tasks.prompts import metamath_eval_prompt
 from tasks.tokens import bos, encode, split_encode
 
@@ -46,6 +46,10 @@ class AnswerScorer(Scorer):
             f"{self.name}_exact_match": Metric.mean(right),
             f"{self.name}_extracted": Metric.mean([float(a is not None) for a in given]),
         }
+
+    def answer(self) -> Answer:
+        longest = max((query for query, _ in self.items), key=len, default="")
+        return Answer(metamath_eval_prompt(longest), ANSWER_TOKENS)
 
     def cache_key(self) -> dict[str, Any]:
         return {"items": text_fingerprint(text for item in self.items for text in item)}

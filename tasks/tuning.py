@@ -12,6 +12,7 @@ from tasks.base import Scorer, Shared, Task
 from tasks.data import card, head, load
 from tasks.errors import TaskError
 from tasks.examples import Cuts, Segments, examples_dataset, take
+from tasks.metrics import Answer
 from tasks.overlap import overlap
 from tasks.own_sets import OwnSet, read_set
 from tasks.rehearsal import Rehearsal
@@ -96,13 +97,13 @@ class TuningTask(Task):
             yield Rehearsal(f"{self.source.name}, split {split},", [(self.source, split)], call)
         yield from self.benchmarks.rehearsals()
 
-    def _rehearse(self, split: str) -> None:
+    def _rehearse(self, split: str) -> Answer | None:
         rows = head(self.source, split, self.data_dir, REHEARSED)
         if split == "train":
             for row in rows:
                 self.segments(row, "")
-        else:
-            self.own_scorer(rows)
+            return None
+        return self.own_scorer(rows).answer()
 
     @cached_property
     def _rows(self) -> datasets.Dataset:

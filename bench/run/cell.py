@@ -23,6 +23,7 @@ from bench.run import (
     provenance,
     saving,
     scoring,
+    sharding,
     tracking,
     training,
 )
@@ -30,6 +31,7 @@ from bench.run.plan import tidy
 from bench.run.prepare import Cell
 from bench.run.progress import Progress
 from methods import Method
+from methods.base import Start
 
 
 def run_cell(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.Record:
@@ -48,7 +50,13 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
     memory.collect_garbage()
     dtype = torch.float32 if method.fp32_base else cell.placement.dtype
     size = config["trainer"]["score_batch_size"]
-    loaded = kept.base(config, dtype, cell.placement.device)
+    sharded = config["distributed"]["strategy"] == "fsdp2"
+    start: Start = "as loaded" if sharded else "copy"
+    method.keep_start(start if _looks_at_deltas(config) else "no")
+    if sharded:
+        loaded = sharding.load(config, method, cell.placement, dtype)
+    else:
+        loaded = kept.base(config, dtype, cell.placement.device)
     model, tokenizer = loaded.model, loaded.tokenizer
     set_seed(config["seed"])
     key = kept.data_key(config)
@@ -62,7 +70,8 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
         before_seconds = time.perf_counter() - begin
 
         set_seed(config["seed"])  # again: whatever was kept drew nothing this time
-        method.attach(model)
+        if not sharded:
+            method.attach(model)
         history = training.train(
             model,
             tokenizer,
@@ -136,7 +145,7 @@ def _look(
     if config["save_adapter"] and distributed.first():
         method.save(model, cell.plan.folder / cell.plan.cell)
     cuts = config["analysis"]["rank_cuts"]
-    deltas = method.delta_weights(model) if cuts or config["analysis"]["spectrum"] else {}
+    deltas = method.delta_weights(model) if _looks_at_deltas(config) else {}
     if config["analysis"]["spectrum"]:
         found["spectrum"] = analysis.spectrum(deltas)
     if cuts:
@@ -149,6 +158,10 @@ def _look(
             method.merge(model), tokenizer, folder, config["save_dtype"]
         )
     return found
+
+
+def _looks_at_deltas(config: Mapping[str, Any]) -> bool:
+    return bool(config["analysis"]["rank_cuts"] or config["analysis"]["spectrum"])
 
 
 def failed(cell: Cell, error: BaseException) -> records.Record:

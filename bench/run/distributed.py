@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -47,6 +48,12 @@ def starter() -> list[str]:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world()))  # on this machine
     nodes = [] if here == world() else [f"--nnodes={world() // here}"]
     return ["torchrun", *nodes, f"--nproc-per-node={here}"]
+
+
+def command(processes: int, overrides: Sequence[str]) -> str:
+    """The command for one cell that so many processes of this machine train."""
+    start = ["torchrun", f"--nproc-per-node={processes}", "-m", "bench"]
+    return shlex.join([*start, *overrides])
 
 
 def check(settings: Mapping[str, Any], method: MethodCard) -> None:
@@ -145,7 +152,7 @@ def total(numbers: Sequence[float]) -> list[float]:
 
 
 def arguments(settings: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """The TrainingArguments of the chosen strategy: none, DDP, FSDP2 or DeepSpeed."""
+    """The TrainingArguments of the chosen strategy; for FSDP2 sharding.py has cut the model."""
     strategy = settings["strategy"]
     if strategy == "none":
         return {}
@@ -153,9 +160,7 @@ def arguments(settings: Mapping[str, Any], device: torch.device) -> dict[str, An
         "ddp_backend": "gloo" if device.type == "cpu" else "nccl",
         "ddp_find_unused_parameters": False,
     }
-    if strategy == "fsdp2":
-        found |= {"fsdp": True, "fsdp_config": dict(settings["fsdp"])}
-    elif strategy == "deepspeed":
+    if strategy == "deepspeed":
         found |= {"deepspeed": dict(settings["deepspeed"])}
     return found
 
@@ -195,13 +200,21 @@ def shards(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
+def reshard(model: nn.Module) -> list[Any]:
+    """Leave each process its part alone; a forward pass may have left more. Gives ``shards``."""
+    modules = shards(model)
+    for module in modules:
+        module.reshard()
+    return modules
+
+
 @contextmanager
 def whole(model: nn.Module, *, write: bool = False) -> Iterator[None]:
     """Inside, every parameter is whole in every process.
 
     write: what is put into them there, the same in all processes, stays.
     """
-    modules = shards(model)
+    modules = reshard(model)
     parts = dict(model.named_parameters()) if modules else {}
     for module in modules:
         module.unshard()
@@ -253,11 +266,14 @@ class WholeOptimizer:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's state_dict, whole and on the CPU where it is sharded. For all to call."""
+    """The optimiser's state_dict; in the first process whole and on the CPU where it is sharded.
+
+    For all to call; the others, which write nothing, keep nothing either.
+    """
     content: dict[str, Any] = optimizer.state_dict()
     if world() > 1:
         content["state"] = {
-            number: {key: _whole(value, cpu=True) for key, value in state.items()}
+            number: {key: _in_first(value) for key, value in state.items()}
             for number, state in content["state"].items()
         }
     return content
@@ -273,13 +289,20 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, content: dict[str, An
     optimizer.load_state_dict(content)
 
 
-def _whole(value: Any, *, cpu: bool = False) -> Any:
-    from torch import Tensor
+def _whole(value: Any) -> Any:
     from torch.distributed.tensor import DTensor
 
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
-    return value.cpu() if cpu and isinstance(value, Tensor) else value
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _in_first(value: Any) -> Any:
+    """A whole value on the CPU of the first process; None in the others."""
+    from torch import Tensor
+
+    value = _whole(value)
+    if not first():
+        return None
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _part(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

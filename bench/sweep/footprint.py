@@ -1,6 +1,6 @@
 """The memory that a cell needs, in its parts, by arithmetic; whether it fits, and what would.
 
-Held to within 15 % of measured peaks by tests/bench/sweep/test_footprint.py.
+Held to within 15 % of measured peaks by tests/bench/sweep/test_estimate.py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.sweep.shapes import Shape, trained
+from bench.sweep.shapes import Shape, adapted, trained
 
 if TYPE_CHECKING:
     from methods import Method
 
 FORMULAS = """\
 memory   of one process at its fullest: weights (fp32 where the base trains or is merged into), two
-         Adam moments of what trains, and the larger of two: what a forward pass keeps (activations,
-         the logits and their gradient, bf16 copies of fp32 weights), or fp32 gradients and what the
-         optimiser's step takes. fsdp2 divides weights, gradients and moments, and holds one layer
-         whole; on a CPU the libraries come on top
+         Adam moments of what trains, weights that adapters keep formed, and the larger of two:
+         what a forward pass keeps (activations, the logits and their gradient, bf16 copies of fp32
+         weights), or fp32 gradients and what the optimiser's step takes. fsdp2 divides weights,
+         gradients and moments, and holds one layer whole; on a CPU the libraries come on top
 host     of the machine, all processes together: libraries, weights as they are read (fsdp2: once),
          and a checkpoint's values and moments in the first process"""
 
@@ -41,6 +41,7 @@ class Footprint:
     weights: int
     start: int  # a copy of the weights that delta W counts from
     moments: int
+    formed: int  # W + delta W, where adapters keep it within a step
     gradients: int
     kept: int  # by a forward pass, for the backward pass
     step: int  # beside gradients, by the optimiser's step
@@ -49,14 +50,23 @@ class Footprint:
     @property
     def peak(self) -> int:
         """All that is held at once at the fullest moment of a step."""
-        held = self.libraries + self.weights + self.start + self.moments
+        held = self.libraries + self.weights + self.start + self.moments + self.formed
         return held + max(self.kept, self.gradients + self.step)
 
 
 def footprint(
-    shape: Shape, method: Method, config: Mapping[str, Any], length: int, *, cpu: bool
+    shape: Shape,
+    method: Method,
+    config: Mapping[str, Any],
+    length: int,
+    *,
+    cpu: bool,
+    free: int = 0,
 ) -> Footprint:
-    """Of a cell whose longest example has ``length`` tokens; cpu: on a CPU, else on a GPU."""
+    """Of a cell whose longest example has ``length`` tokens; cpu: on a CPU, else on a GPU.
+
+    free: bytes of which adapters with compute=auto may take a share for weights that they form.
+    """
     trainer, spread = config["trainer"], config["distributed"]
     fp32 = config["precision"] == "fp32"
     narrow = 4 if fp32 else 2  # bytes of a value in matrix products
@@ -71,7 +81,8 @@ def footprint(
     processes = spread["processes"]
     if spread["strategy"] == "fsdp2":
         weights, gradients, moments = (n // processes for n in (weights, gradients, moments))
-        whole = shape.unit * (wide + (4 if method.trains_base else 0))
+        # A layer's weights and gradients whole, and again as they are gathered and scattered.
+        whole = 2 * shape.unit * (wide + (4 if method.trains_base else 0))
     elif spread["strategy"] == "deepspeed":  # stage 2
         gradients, moments = gradients // processes, moments // processes
     elif spread["strategy"] == "ddp":
@@ -79,6 +90,8 @@ def footprint(
     step = trainer["pad_to_multiple_of"]
     tokens = trainer["batch_size"] * math.ceil(length / step) * step
     kept = tokens * _a_token(shape, method, config, tokens // trainer["batch_size"], narrow, wide)
+    if cpu and narrow < 4:  # matrix products there are of fp32 copies: the logits' gradient, twice
+        kept += 6 * shape.vocabulary * tokens
     kept += 4 * base.get(shape.head, 0)  # its gradient is there before the layers' are
     if wide > narrow:
         kept += narrow * sum(size for name, size in shape.multiplied.items())
@@ -95,6 +108,7 @@ def footprint(
         weights=weights,
         start=start if cpu else 0,
         moments=moments,
+        formed=0 if sharded else _formed(shape, method, narrow, free),
         gradients=gradients,
         kept=kept + whole,
         step=4 * largest if cpu else gradients + whole,  # GPUs update all parameters at once
@@ -107,6 +121,17 @@ def footprint(
     read = wide * shape.parameters  # by each process; mapped, and so shared, where it is sharded
     each = libraries + start + (0 if sharded else read)
     return replace(found, host=processes * each + (read if sharded else 0) + saved)
+
+
+def _formed(shape: Shape, method: Method, narrow: int, free: int) -> int:
+    """Bytes of the weights that adapters keep formed, as methods/kept.py grants them."""
+    from methods.kept import SHARE
+
+    compute = None if method.trains_base else getattr(method, "compute", None)
+    if compute not in ("auto", "cached"):
+        return 0
+    size = narrow * sum(a * b for a, b in adapted(shape, method).values())
+    return size if compute == "cached" else min(size, int(SHARE * free))
 
 
 def _a_token(

@@ -1,5 +1,7 @@
 """A grid on this machine: one cell after the other here, or several at once in workers.
 
+Cells of several processes run last, one after the other, each in processes that torchrun starts.
+
 A cell that fails does not stop the others. One that another process runs is looked at again
 later: it will be complete, or its owner dead. Asked to leave, the cells that run write their
 checkpoints, and the same command goes on.
@@ -7,6 +9,7 @@ checkpoints, and the same command goes on.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -15,7 +18,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.run import interrupts
 from bench.run.plan import done
-from bench.sweep import outcomes, pool
+from bench.sweep import outcomes, pool, together
 from bench.sweep.grid import Job
 from bench.sweep.leases import Watcher
 from bench.sweep.outcomes import Outcome, of_record
@@ -33,14 +36,19 @@ def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> Non
         workers = pool.gpus() or 2
     if not isinstance(workers, int) or workers < 0:
         raise UserError(f"hydra.launcher.workers={workers} must be a whole number of at least 0.")
-    pending = Pending(todo, patience)
+    alone, spread = list[Job](), list[Job]()
+    for job in todo:
+        (spread if together.needed(json.loads(job.config)) else alone).append(job)
+    pending, others = Pending(alone, patience), Pending(spread, patience)
     with Overview(len(jobs), len(jobs) - len(todo), workers) as overview:
         if todo and workers == 0:
             one_by_one(pending, overview)
-        elif todo:
-            pool.Pool(min(workers, len(todo)), workers, pending, overview).run()
-    if len(pending) or interrupts.requested():
-        reason = f"{interrupts.requested()}; {len(pending)} cells have not begun"
+        elif alone:
+            pool.Pool(min(workers, len(alone)), workers, pending, overview).run()
+        if spread:
+            one_by_one(others, overview)
+    if (left := len(pending) + len(others)) or interrupts.requested():
+        reason = f"{interrupts.requested()}; {left} cells have not begun"
         again = outcomes.command_line(sys.argv[1:])
         outcomes.add(Outcome("the sweep", "stopped", reason, again))
 
@@ -67,7 +75,7 @@ def split(jobs: list[Job]) -> list[Job]:
 
 
 def one_by_one(pending: Pending, overview: Overview) -> None:
-    """All cells, in this process."""
+    """All cells, in this process or, where they want several, in others that it starts."""
     from bench.run import kept
     from bench.sweep.attempt import attempt
 
@@ -80,6 +88,12 @@ def one_by_one(pending: Pending, overview: Overview) -> None:
                 continue
             plan = job.plan()
             overview.begin(0, plan.title)
-            result = attempt(plan, watcher, overview.progress(0))
+            shown = overview.progress(0)
+            if together.needed(plan.config):
+                result = together.attempt(
+                    plan.config, job.overrides, plan.title, shown, overview.say
+                )
+            else:
+                result = attempt(plan, watcher, shown)
             overview.end(0, result)
             pending.settle(job, result)

@@ -16,9 +16,11 @@ from bench import records
 from bench.errors import UserError
 from bench.run.build import build
 from bench.run.folders import cache_folder
+from bench.sweep.shapes import shape_of
 from tasks import Task, TaskError
 from tasks.data import Missing, lacks, look_at, seen
 from tasks.hub import Seen, remember, remembered
+from tasks.rehearsal import Room
 from tasks.source import Source
 
 
@@ -44,23 +46,26 @@ class Needs:
 def needs(configs: Sequence[Mapping[str, Any]]) -> Needs:
     """Look at each data set and model of the cells, the sets at the same time."""
     found = Needs()
-    tasks: list[Task] = []
-    for config in _distinct(config["task"] for config in configs):
+    tasks: dict[str, Task] = {}
+    for key, config in _distinct(config["task"] for config in configs).items():
         try:
-            tasks.append(build(config))
+            tasks[key] = build(config)
         except TaskError as error:
             found.missing.append(Missing(str(config.get("name")), "refused", str(error)))
     with _kept():
-        for folder in dict.fromkeys(task.data_dir for task in tasks):
-            of = [task for task in tasks if task.data_dir == folder]
+        for folder in dict.fromkeys(task.data_dir for task in tasks.values()):
+            of = [task for task in tasks.values() if task.data_dir == folder]
             sets = {
                 (s.name, s.revision, split): (s, split) for t in of for s, split in t.every_set()
             }
             look_at(sets.values(), folder)
             found.sets += [looked(source, split, folder) for source, split in sets.values()]
-        for task in tasks:
+        for key, task in tasks.items():
             found.missing += task.missing()
-    for config in _distinct(config["model"] for config in configs):
+            asked = [config["model"] for config in configs if _key(config["task"]) == key]
+            for model in _distinct(asked).values():
+                found.missing += overlong(task, model)
+    for config in _distinct(config["model"] for config in configs).values():
         found.missing += of_model(config)
     found.missing = list(dict.fromkeys(found.missing))
     return found
@@ -74,6 +79,21 @@ def looked(source: Source, split: str, data_dir: str | None) -> Looked:
     if lack is not None:
         return Looked(source, split, place, None, lack.why)
     return Looked(source, split, place, seen(source, split, data_dir))
+
+
+def overlong(task: Task, model: Mapping[str, Any]) -> list[Missing]:
+    """Scores that ask for more than the model's context holds, where it is known without a hub."""
+    from bench.run import hub, models, tokenizers
+
+    shape = shape_of(model)
+    if shape is None:
+        return []
+    with suppress(UserError):
+        place = str(model.get("tokenizer") or model["source"])
+        at_hand = place == tokenizers.BYTES or hub.local(place) is not None
+        count = models.counter(model) if at_hand else None
+        return task.overlong(Room(str(model["name"]), shape.context, count))
+    return []  # what is wrong with the model is told of it
 
 
 @contextmanager
@@ -127,10 +147,13 @@ def folded(found: Sequence[Missing]) -> list[str]:
     return lines
 
 
-def _distinct(parts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Those that differ in more than the seed."""
+def _distinct(parts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By their keys those that differ in more than the seed."""
     found: dict[str, dict[str, Any]] = {}
     for part in parts:
-        key = json.dumps({k: v for k, v in part.items() if k != "seed"}, sort_keys=True)
-        found.setdefault(key, dict(part))
-    return list(found.values())
+        found.setdefault(_key(part), dict(part))
+    return found
+
+
+def _key(part: Mapping[str, Any]) -> str:
+    return json.dumps({k: v for k, v in part.items() if k != "seed"}, sort_keys=True)

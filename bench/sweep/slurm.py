@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class CellJob:
 
         from bench.run.plan import plan
         from bench.run.progress import Shown
+        from bench.sweep import together
         from bench.sweep.attempt import attempt
         from bench.sweep.leases import Watcher
 
@@ -65,7 +67,12 @@ class CellJob:
         watcher = Watcher()
         end = time.monotonic() + PATIENCE
         while True:
-            outcome = attempt(planned, watcher, Shown(planned.title))
+            shown = Shown(planned.title)
+            if together.needed(planned.config):
+                say = partial(print, file=sys.stderr, flush=True)
+                outcome = together.attempt(planned.config, overrides, planned.title, shown, say)
+            else:
+                outcome = attempt(planned, watcher, shown)
             if outcome.status != "elsewhere" or time.monotonic() > end:
                 return outcome
             time.sleep(5)

@@ -52,8 +52,9 @@ def without_zstandard(tmp_path: Path) -> str:
     """A PYTHONPATH on which importing zstandard fails, as where it is not installed."""
     folder = tmp_path / "hides"
     folder.mkdir()
-    words = "raise ModuleNotFoundError(\"No module named 'zstandard'\", name='zstandard')\n"
-    (folder / "zstandard.py").write_text(words)
+    # So that looking for it finds nothing as well, as torch.distributed does.
+    words = 'import sys\nsys.modules["zstandard"] = None\n'
+    (folder / "sitecustomize.py").write_text(words)
     return str(folder)
 
 

@@ -66,7 +66,7 @@ def test_one_yaml_in_a_folder_of_ones_own_trains_and_scores(
         "data_dir: ${data_dir}\n"
     )
     told = ["task=my_sums", "model=tiny", "method=lora", "method.learning_rate=1e-3"]
-    told += ["tracker=none"]
+    told += ["tracker=none", "model.architecture.max_position_embeddings=1024"]
     told += ["trainer.max_steps=2", f"data_dir={folder}", f"results_dir={tmp_path / 'results'}"]
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--config-dir", str(tmp_path / "mine"), *told],

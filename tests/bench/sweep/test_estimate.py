@@ -15,7 +15,7 @@ from bench.run import models
 from bench.run.build import build
 from bench.sweep import dryrun, estimate, footprint
 from bench.sweep.shapes import shape_of, trained
-from methods import Method
+from methods import Method, kept
 
 ROOT = Path(__file__).resolve().parents[3]
 ALONE = {"strategy": "none", "processes": 1}
@@ -130,7 +130,25 @@ def test_memory_of_a_model_dwarfs_no_optimiser() -> None:
     assert host == libraries + (4 + 12) * shape.parameters
 
 
+def test_formed_weights_take_a_share_of_what_is_free() -> None:
+    """As methods/kept.py grants it; none where FSDP2 shards, and none that a refusal rests on."""
+    shape, cell = shape_of(conf("model", "llama2_7b")), config("llama2_7b")
+    assert shape is not None
+    whole = 2 * sum(a * b for a, b in shape.linears.values())  # bf16
+
+    def formed(free: int, **settings: Any) -> int:
+        made = method("methods.mora.MoRA", rank=8, **settings)
+        return footprint.footprint(shape, made, cell, 8, cpu=False, free=free).formed
+
+    assert formed(400 << 30) == formed(0, compute="cached") == whole
+    assert formed(80 << 30) == int(kept.SHARE * (80 << 30)) < whole
+    assert formed(0) == formed(400 << 30, compute="fused") == 0
+    cell["distributed"] = {"strategy": "fsdp2", "processes": 2}
+    assert formed(400 << 30) == 0
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # SmolLM2 in bf16, 32 examples at a time, on one slow core
 @pytest.mark.parametrize("name", ["fft", "lora", "mora"])
 @pytest.mark.parametrize(
     ("model", "precision", "batch"),
