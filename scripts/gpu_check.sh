@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # A lab's first command on a new GPU node: does it compute right, and what does it cost there?
 #
-#   scripts/gpu_check.sh [--wheels DIR] [--out DIR]     about ten minutes; needs no network
+#   scripts/gpu_check.sh [--wheels DIR] [--out DIR]     meant to take ten minutes; needs no network
 #   scripts/gpu_check.sh --rehearse [--out DIR]         the same steps on a CPU, at toy sizes
 #
 # The machine has torch (with CUDA), transformers and peft; the rest comes as wheels in DIR, which a
 # machine with a network has filled: pip download -d DIR . pytest setuptools wheel
 # Runs the CUDA tests, bench.selfcheck, and times a layer (time_adapters.py) and a whole step
 # (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a random 1B model: bf16, eager and
-# compiled, against peft's LoRA and DoRA. Results go to results/cost/CARD. A step that fails is named
+# compiled (a few contestants), against peft's LoRA and DoRA. Results go to results/cost/CARD. A step that fails is named
 # at the end, and the others run. Exit status: 0; 1 a step failed; 2 it cannot begin.
 set -u
 cd "$(dirname "$0")/.." || exit 2
@@ -52,13 +52,13 @@ if [ -n "$rehearse" ]; then
     precision=fp32 layers="--device cpu --shapes smollm2 --tokens 8 --rounds 1"
     sizes="--batch 1 --length 16 --rounds 1"
     smollm2="model=tiny --set model.name=smollm2_random" billion="model=tiny --set model.name=llama_1b3"
-    tests="--collect-only" self="--help"
+    tests="--collect-only" self="--help" backend=eager
 else
     card=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)
     out=${out:-results/cost/$(echo "$card" | tr ' A-Z' '_a-z' | tr -cd 'a-z0-9_-')}
     precision=bf16 layers="--device cuda --shapes smollm2 llama2_7b --tokens 271 2048 --rounds 15"
     sizes="--batch 8 --length 256 --rounds 9"
-    tests="" self=""
+    tests="" self="" backend=inductor
 fi
 mkdir -p "$out" || exit 2
 
@@ -73,7 +73,7 @@ step() { # NAME SECONDS COMMAND...: its output goes to OUT/NAME.log
         failed+=("$name")
     fi
 }
-training() { # NAME MODEL... [--compile]
+training() { # NAME MODEL... [OPTION...]
     local name=$1 model=${2#model=}
     shift 2
     step "training-$name" 240 "$python" scripts/time_training.py --model "$model" "$@" $sizes \
@@ -85,9 +85,10 @@ step tests 180 "$python" -m pytest tests/methods/test_runtimes.py -q -p no:cache
 step selfcheck 120 "$python" -m bench.selfcheck $self
 step adapters 200 "$python" scripts/time_adapters.py $layers --dtypes "$precision" --out "$out"
 training smollm2 $smollm2
-training smollm2-compiled $smollm2 --compile
+compiled=(--compile $backend --only LoRA "MoRA rotation" "MoRA sharing" "peft LoRA")
+training smollm2-compiled $smollm2 "${compiled[@]}"
 training llama_1b3 $billion
-training llama_1b3-compiled $billion --compile
+training llama_1b3-compiled $billion "${compiled[@]}"
 
 if [ -n "$rehearse" ]; then
     echo "REHEARSED ON A CPU ONLY, at toy sizes: no figure in $out says anything about a GPU"

@@ -34,6 +34,7 @@ OURS = {
     "MoRA rotation": ["method=mora", "method.operator=rotation"],
     "published MoRA rotation": ["method=mora", "method.compute=plain", "method.compat=published"],
 }
+PEFT = {"peft LoRA": False, "peft DoRA": True}  # whether DoRA
 
 
 def training_step(
@@ -57,7 +58,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="smollm2_135m_wheel")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the model")
-    parser.add_argument("--compile", action="store_true", help="torch.compile each model")
+    parser.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="torch.compile each model"
+    )
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEFT], default=[*OURS, *PEFT])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256, help="tokens an example")
     parser.add_argument("--rounds", type=int, default=9)
@@ -70,6 +74,8 @@ def main() -> None:
     trained: dict[str, int] = {}
     with initialize_config_module("conf", version_base="1.3"):
         for name, overrides in OURS.items():
+            if name not in options.only:
+                continue
             cfg = compose("config", overrides=[*base, *overrides])
             method: Method = build(cfg.method)
             model = models.load(
@@ -85,11 +91,13 @@ def main() -> None:
                 model, method.parameter_groups(model), options, place
             )
         cfg = compose("config", overrides=base)
-        for name, dora in (("peft LoRA", False), ("peft DoRA", True)):
+        for name, dora in PEFT.items():
+            if name not in options.only:
+                continue
             model = models.load(cfg.model, dtype=place.dtype, device=place.device, seed=0).model
             steps[name], trained[name] = contestant(with_peft(model, dora), None, options, place)
     seconds = timing.interleave(steps, options.rounds)
-    rows = []
+    rows, others = [], [name for name in ("FFT", "peft LoRA") if name in steps]
     for name in steps:
         row: dict[str, Any] = {
             "contestant": name,
@@ -97,12 +105,12 @@ def main() -> None:
             "seconds": timing.median(seconds[name]),
             "peak_bytes": timing.peak_bytes(steps[name]),
         }
-        for other in ("FFT", "peft LoRA"):
+        for other in others:
             against = timing.ratio(seconds[name], seconds[other])
             row[f"against {other}"] = [against.median, against.low, against.high]
         rows.append(row)
-        print(f"{name:26} {row['seconds']:.2f} s  {row['against FFT'][0]:.2f} of FFT  "
-              f"{row['against peft LoRA'][0]:.2f} of peft's LoRA")  # fmt: skip
+        ratios = [f"{row[f'against {other}'][0]:.2f} of {other}" for other in others]
+        print(f"{name:26} {row['seconds']:.2f} s", *ratios, sep="  ")
     options.out.mkdir(parents=True, exist_ok=True)
     about = {
         "model": options.model,
@@ -127,7 +135,7 @@ def contestant(
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.compile:
-        model.compile()
+        model.compile(backend=options.compile)
     optimizer = torch.optim.AdamW(groups or parameters, lr=1e-5, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().num_embeddings
