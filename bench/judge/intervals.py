@@ -16,7 +16,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,16 +207,19 @@ def with_examples(own: Effect, examples: Sequence[Array], *, shared: bool) -> Ef
 def sign_flip(values: Sequence[float], bound: float = 0.0) -> float | None:
     """Two-sided p of a mean at the bound, from flipping signs; None below FLIPS_FROM seeds."""
     centred = np.asarray(values) - bound
-    n = len(centred)
-    if n < FLIPS_FROM:
+    if len(centred) < FLIPS_FROM:
         return None
-    if n <= EXHAUSTIVE:
-        signs = np.array(list(itertools.product((1, -1), repeat=n)))
-    else:
-        drawn = np.random.default_rng(0).integers(0, 2, (2**EXHAUSTIVE, n))
-        signs = np.vstack([np.ones(n, dtype=int), 2 * drawn - 1])
-    sums = np.abs(signs @ centred)
+    sums = np.abs(_signs(len(centred)) @ centred)
     return float(np.mean(sums >= abs(centred.sum()) * (1 - 1e-12)))
+
+
+@lru_cache(maxsize=4)
+def _signs(n: int) -> Array:
+    """All ways to give n values a sign, or a sample of them: (ways, n), the first all positive."""
+    if n <= EXHAUSTIVE:
+        return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
+    drawn = np.random.default_rng(0).integers(0, 2, (2**EXHAUSTIVE, n))
+    return np.vstack([np.ones(n), 2.0 * drawn - 1.0])
 
 
 def proportion(k: int, n: int, level: float = LEVEL) -> tuple[float, float]:
