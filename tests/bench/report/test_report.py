@@ -11,7 +11,7 @@ import pytest
 
 from bench import records, report
 from bench.judge.rows import group
-from bench.report import figures
+from bench.report import figures, looks
 from bench.report.__main__ import main
 
 FIGURES = [f"{name}.{end}" for name in ("accuracy", "cost", "loss") for end in ("png", "svg")]
@@ -104,18 +104,18 @@ def test_one_record_is_enough(tmp_path: Path, make, capsys, no_figures) -> None:
 
 def test_a_method_looks_the_same_everywhere(study: Path, make) -> None:
     rows = group(report.collect(study).cells)[0].rows
-    alone = figures.looks(rows[2:])
-    assert figures.looks(rows)[2] == alone[0]
-    assert len({(look.colour, look.marker) for look in figures.looks(rows)}) == 3
-    assert figures.method_look("unheard_of") == figures.method_look("unheard_of")
+    alone = looks.looks(rows[2:])
+    assert looks.looks(rows)[2] == alone[0]
+    assert len({(look.colour, look.marker) for look in looks.looks(rows)}) == 3
+    assert looks.method_look("unheard_of") == looks.method_look("unheard_of")
 
 
 def test_rows_of_one_method_can_be_told_apart(tmp_path: Path, make) -> None:
     for i in range(12):
         records.write(make(rate=1e-4 * (i + 1)), tmp_path)
-    looks = figures.looks(group(report.collect(tmp_path).cells)[0].rows)
-    assert len({look.marker for look in looks}) == 1
-    assert len({(look.colour, look.filling) for look in looks}) == 12
+    made = looks.looks(group(report.collect(tmp_path).cells)[0].rows)
+    assert len({look.marker for look in made}) == 1
+    assert len({(look.colour, look.filling) for look in made}) == 12
 
 
 def test_only_so_many_rows_are_drawn(tmp_path: Path, make) -> None:
