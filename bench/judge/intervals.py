@@ -30,7 +30,7 @@ MANY = 30  # seeds that agree no more by luck
 FLIPS_FROM = 6  # seeds; fewer have too few ways to flip signs for a p below 0.05
 EXHAUSTIVE = 14  # up to so many seeds, all flips are taken
 MOST_SEEDS = 1_000  # more than these are no plan
-CHOICE = 0.25  # see with_choice
+CHOICE = 0.2  # see with_choice
 AGREE = 0.1  # p below which variances are not pooled
 
 
@@ -159,7 +159,7 @@ def with_choice(own: Effect, without: Sequence[float]) -> Effect:
     Seeds then share the luck of one choice, which their spread does not show: among five alike
     rates, the plain interval of twelve seeds covers the truth in 79 % of studies. `without`: the
     effect with each seed left out, rates chosen anew, of which the jackknife's variance is too
-    wide by as much as the plain one is too narrow; CHOICE of the difference covers 94 to 98 % from
+    wide by as much as the plain one is too narrow; CHOICE of the difference covers 93 to 97 % from
     3 to 12 seeds, whether the rates are alike or apart (tests/bench/judge/test_simulated.py).
     """
     left = np.asarray(without)
