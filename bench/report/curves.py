@@ -72,18 +72,17 @@ def _loss_limits(panels: Sequence[Axes], rows: Sequence[Row]) -> None:
     found = [c for row in rows if (c := curve(row, "train", "step", "loss")) is not None]
     start = max(float(c.mean[0]) for c in found)
     peak = max(float(c.mean.max()) for c in found)
-    right = max(float(c.x[-1]) for c in found)
+    far = peak > FAR * start
+    top = FAR * start if far else max(axes.get_ylim()[1] for axes in panels)
+    right = max(axes.get_xlim()[1] for axes in panels)
     for axes in panels:
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(0, 1.05 * right)
-        if peak > FAR * start:
-            axes.set_ylim(top=FAR * start)
-            highest = max(float(np.nanmax(line.get_ydata())) for line in axes.lines)
-            if highest > FAR * start:
-                axes.annotate(
-                    f"cut off: up to {highest:.3g}", (0.98, 0.97), xycoords="axes fraction",
-                    ha="right", va="top", fontsize=8.5, color="#333333",
-                )  # fmt: skip
+        axes.set(xlim=(0, right), ylim=(0, top))
+        highest = max(float(np.nanmax(line.get_ydata())) for line in axes.lines)
+        if far and highest > top:
+            axes.annotate(
+                f"cut off: up to {highest:.3g}", (0.98, 0.97), xycoords="axes fraction",
+                ha="right", va="top", fontsize=8.5, color="#333333",
+            )  # fmt: skip
 
 
 def by_arm(rows: Sequence[Row]) -> list[list[Row]]:
@@ -119,12 +118,14 @@ def _panels(
     for axes in panels[total:]:
         axes.set_visible(False)
     for axes, rows in zip(panels, arms, strict=False):
-        draw(axes, rows, looks(rows), part, "step", y, scale)
+        draw(axes, rows, looks(rows), part, "step", y, scale, bands=False)
         axes.set_title(f"{literal(rows[0].name_and_rank)}\n{_rates(rows)}", fontsize=9)
     for axes in panels[max(0, total - columns) : total]:
         axes.set_xlabel("optimiser step")
     every = [row for rows in arms for row in rows]
-    words = f"darkest line: lowest learning rate, lightest: highest; {lines_are(every)}"
+    words = (
+        f"darkest line: lowest learning rate, lightest: highest; {lines_are(every, bands=False)}"
+    )
     figure.legend(handles=[Line2D([], [], linestyle="none", label=words)],
                   loc="outside lower center", handlelength=0)  # fmt: skip
     return figure, panels[:total]

@@ -128,16 +128,22 @@ def _scored(cell: Result, y: str) -> dict[str, Array]:
 
 
 def draw(
-    axes: Axes, rows: Sequence[Row], styles: Sequence[Look], part: str, x: str, y: str, scale: float
-) -> int:
-    """Draw the rows' curves; y is multiplied by `scale`. Returns how many there were."""
-    drawn = 0
+    axes: Axes,
+    rows: Sequence[Row],
+    styles: Sequence[Look],
+    part: str,
+    x: str,
+    y: str,
+    scale: float,
+    *,
+    bands: bool = True,
+) -> None:
+    """Draw the rows' curves; y is multiplied by `scale`. bands: seeds' ranges, of a few rows."""
     for i, (row, look) in enumerate(zip(rows, styles, strict=True)):
         found = curve(row, part, x, y)
         if found is None:
             continue
-        drawn += 1
-        if len(rows) <= ROWS_WITH_BAND and len(row.ok) > 1:
+        if bands and len(rows) <= ROWS_WITH_BAND and len(row.ok) > 1:
             axes.fill_between(
                 found.x, found.low * scale, found.high * scale,
                 color=look.colour, alpha=0.15, linewidth=0,
@@ -148,7 +154,6 @@ def draw(
                 found.x[-1:], found.mean[-1:] * scale, color=look.colour, marker="x",
                 markersize=10, markeredgewidth=2, linestyle="none",
             )  # fmt: skip
-    return drawn
 
 
 def _every(points: int, row: int) -> Any:
