@@ -13,7 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import timing
 
-from bench.report.figures import STYLE, method_look, save
+from bench.report.figures import STYLE, save
+from bench.report.looks import method_look
 
 FLOOR = "frozen layer"
 SMALL = "SmolLM2-135M's shapes and squares of 1024 and 2048"

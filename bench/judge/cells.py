@@ -7,9 +7,7 @@ Beside records may lie a notes.yaml that says what their numbers can't:
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -20,12 +18,12 @@ import yaml
 
 from bench import records
 from bench.errors import UserError
+from bench.judge.parallel import mapped
 from bench.judge.result import Array, Result, Score, Spectrum
 from bench.records import identity
 
 NOTES = "notes.yaml"
 MANY = 1_000  # records from which on several processes read
-MOST_PROCESSES = 8
 _TIMES = ("setup_seconds", "training_seconds", "scoring_seconds", "tokens_per_second")
 
 # Settings that are shown elsewhere, or that identity.py leaves out: they determine nothing.
@@ -56,7 +54,8 @@ def collect(path: str | Path) -> Collection:
     files = records.find(path)
     for file in files:
         noted(file.parent)  # one that nobody understands is refused before anything is read
-    for file, (cell, version) in zip(files, _read_all(files), strict=True):
+    made = mapped(_read, files, least=MANY, chunk=64)
+    for file, (cell, version) in zip(files, made, strict=True):
         if isinstance(cell, str):
             found.refused.append(cell)
             continue
@@ -79,16 +78,8 @@ def collect(path: str | Path) -> Collection:
     return found
 
 
-def _read_all(files: Sequence[Path]) -> Iterable[tuple[Result | str, int]]:
-    """Of each file the cell, or what is wrong with it, and the record's version."""
-    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
-    if len(files) < MANY or processes < 2:
-        return map(_read, files)
-    with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(_read, files, chunksize=64))
-
-
 def _read(file: Path) -> tuple[Result | str, int]:
+    """The cell, or what is wrong with it, and the record's version."""
     try:
         record = records.read(file, head_only=True)
         return _cell(record, file), record["schema_version"]
@@ -268,14 +259,13 @@ def _cuts(found: Any) -> dict[str, dict[str, float]]:
 
 
 def _arrays(points: list[dict[str, Any]]) -> dict[str, Array]:
-    keys = dict.fromkeys(key for point in points for key in point)
-    return {key: _array([point.get(key) for point in points]) for key in keys}
-
-
-def _array(values: list[Any]) -> Array:
-    if not set(map(type, values)) <= {int, float, type(None)}:
+    keys = list(points[0]) if points else []
+    if any(point.keys() != points[0].keys() for point in points):
+        keys = list(dict.fromkeys(key for point in points for key in point))
+    columns = [[point.get(key) for point in points] for key in keys]
+    if not set().union(*(map(type, column) for column in columns)) <= {int, float, type(None)}:
         raise TypeError("a curve holds what is no number")
-    return np.array(values, dtype=np.float64)
+    return dict(zip(keys, np.array(columns, dtype=np.float64), strict=True))
 
 
 def _spectrum(spectrum: Mapping[str, Any] | None) -> Spectrum | None:

@@ -59,8 +59,9 @@ class Comparison:
     arms: list[Candidate]
     widening: float | None = None  # of the interval for the choice of rates, where it is known
     kept: frozenset[int] | None = None  # the seeds that count; None: all
-    _chosen: dict[int, Choice] = field(default_factory=dict)
+    _chosen: dict[tuple[Candidate, Goodness], Choice] = field(default_factory=dict)
     _good: Goodness | None = None
+    _fewer: dict[int, Comparison] = field(default_factory=dict)  # without a seed each
 
     @property
     def claim(self) -> Claim:
@@ -103,13 +104,14 @@ class Comparison:
         return self._judged(base, self._pairs(choices), choices, level, whole)
 
     def choice(self, arm: Candidate) -> Choice:
-        if id(arm) not in self._chosen:
-            self._chosen[id(arm)] = self._choose(arm, self.good)
-        return self._chosen[id(arm)]
+        return self._choose(arm, self.good)
 
     def _choose(self, arm: Candidate, good: Goodness) -> Choice:
-        known = spread(arm, good) if arm.validation else None
-        return choose(arm, self.protocol, self.setting.section.task, good, known)
+        if (arm, good) not in self._chosen:
+            known = spread(arm, good) if arm.validation else None
+            task = self.setting.section.task
+            self._chosen[arm, good] = choose(arm, self.protocol, task, good, known)
+        return self._chosen[arm, good]
 
     @property
     def good(self) -> Goodness:
@@ -284,10 +286,17 @@ class Comparison:
         """The effect without each seed in turn, rates chosen anew by those that are left."""
         made = []
         for seed in seeds:
-            fewer = self.among(set(seeds) - {seed})
+            fewer = self._without(seed, seeds)
             pairs = fewer._pairs([fewer.choice(arm) for arm in fewer.arms])
             made.append(float(np.mean([self.measuring.difference(pair) for pair in pairs])))
         return made
+
+    def _without(self, seed: int, seeds: Sequence[int]) -> Comparison:
+        """With all of the seeds but this one."""
+        if seed not in self._fewer:
+            self._fewer[seed] = self.among(set(seeds) - {seed})
+        self._fewer[seed].widening = self.widening
+        return self._fewer[seed]
 
     def _pool(self, seeds: Sequence[int]) -> Pool | None:
         """The residual over all arms of the setting that have these seeds, at their rates."""
@@ -347,7 +356,7 @@ class Comparison:
             return ""
         others: dict[str, list[int]] = {}
         for seed in seeds:
-            verdict = self.among(set(seeds) - {seed}).judge(whole=False).verdict
+            verdict = self._without(seed, seeds).judge(whole=False).verdict
             if verdict != made.verdict:
                 others.setdefault(verdict, []).append(seed)
         said = [

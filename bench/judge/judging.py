@@ -42,14 +42,16 @@ def judge(
             known[claim.over] = settings(found, claim.over)
         return known[claim.over]
 
-    made = _of_family(family, of, found) if family is not None else []
+    # One cell of each row: which arms are there is the same for all its seeds.
+    rows = [*{(cell.section_key(), cell.row_key): cell for cell in found.cells}.values()]
+    made = _of_family(family, of, rows) if family is not None else []
     for claim in claims:
         judged = [
             judgement
             for several in _comparisons(claim, of(claim))
             for judgement in _exploratory(several)
         ] + trends.judge(claim, of(claim))
-        made += judged or [Judgement(claim, reason=_no_cells(claim, found.cells))]
+        made += judged or [Judgement(claim, reason=_no_cells(claim, rows))]
     return made
 
 
@@ -103,8 +105,11 @@ def _no_cells(claim: Claim, cells: Sequence[Result]) -> str:
 def missing_arms(claim: Claim, cells: Sequence[Result]) -> str:
     """Says which arms have no cells; empty where all have some."""
     arms = [arm for arm in (claim.a, claim.b) if arm.value is None]
-    here = [cell for cell in cells if claim.about(cell)]
-    missing = [arm.words for arm in arms if not any(arm.takes(cell) for cell in here)]
+    missing = [
+        arm.words
+        for arm in arms
+        if not any(arm.takes(cell) and claim.about(cell) for cell in cells)
+    ]
     return f"no cells of {' and of '.join(missing)} on {_on(claim)}" if missing else ""
 
 
@@ -118,7 +123,7 @@ def _on(claim: Claim) -> str:
 
 
 def _of_family(
-    family: Family, of: Callable[[Claim], list[Setting]], found: Collection
+    family: Family, of: Callable[[Claim], list[Setting]], cells: Sequence[Result]
 ) -> list[Judgement]:
     """Each primary comparison as its last look left it."""
     waiting: list[Judgement] = []
@@ -129,7 +134,7 @@ def _of_family(
         made += trends.primary(claim, of(claim))
         judged += made
         if not made:
-            reason_ = _no_cells(claim, found.cells)
+            reason_ = _no_cells(claim, cells)
             waiting.append(Judgement(claim, reason=reason_, primary=True))
     current = through_looks(judged, family, max(len(family.claims), len(judged)))
     return [*current, *waiting]

@@ -40,9 +40,11 @@ class Measuring:
     metric: str | None
     cells: Sequence[Result] = ()  # all of the setting: what diverged counts as the worst of them
     _read: dict[Path, Examples | None] = field(default_factory=dict)
+    # By the cell's id: the section holds the cells as long as this lives.
     _numbers: dict[tuple[int, float | None], tuple[float | None, bool]] = field(
         default_factory=dict
     )
+    _learned: dict[int, float | None] = field(default_factory=dict)
 
     @cached_property
     def higher_is_better(self) -> bool:
@@ -106,7 +108,7 @@ class Measuring:
 
         Who diverged is censored where steps are counted, and the worst of all where they aren't.
         """
-        key = (id(cell), judged)  # the section holds the cells as long as this lives
+        key = (id(cell), judged)
         if key not in self._numbers:
             self._numbers[key] = self._number(cell, judged)
         return self._numbers[key]
@@ -144,6 +146,11 @@ class Measuring:
 
     def learned(self, cell: Result) -> float | None:
         """How good a learning rate is: the claim's own endpoint if it is one of learning."""
+        if id(cell) not in self._learned:
+            self._learned[id(cell)] = self._own_learned(cell)
+        return self._learned[id(cell)]
+
+    def _own_learned(self, cell: Result) -> float | None:
         if self.claim.endpoint.of.learning and self.claim.endpoint.kind != "good_range":
             value = self.number(cell)[0]
             return None if value is None or math.isnan(value) else self.sign * value

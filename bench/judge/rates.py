@@ -36,7 +36,7 @@ ByPoint = dict[Point, list[Result]]
 Goodness = Callable[[Result], float | None]  # more is better; None where it was not measured
 
 
-@dataclass
+@dataclass(eq=False)
 class Candidate:
     """What may be an arm: all learning rates of one method, rank and settings in one setting."""
 

@@ -246,8 +246,9 @@ def _setting(key: str, value: Any) -> str:
 
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation (None for a single value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    """Mean and sample standard deviation (None for a single value, or where one is infinite)."""
+    known = len(values) > 1 and bool(np.isfinite(values).all())
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if known else None
 
 
 def count(number: int, noun: str) -> str:

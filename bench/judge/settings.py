@@ -182,6 +182,7 @@ def commands(arms: Sequence[Sequence[Sequence[Result]]], more: int) -> tuple[str
 
 # What was a word of the configuration when the first records were made, and is none today.
 _OLD_GROUP = "protocol."  # chose the learning rate; the rate itself says the same
+_RATES = ("method.learning_rate=", "trial=")  # say the rate; without them it is a default, of then
 _OLD_WORDS = {"task=laptop/math": "task=sums"}
 
 
@@ -195,7 +196,8 @@ def again(cell: Result) -> list[str]:
     except ValueError:
         return []
     made = [_OLD_WORDS.get(w, w) for w in words if not w.startswith(("seed=", _OLD_GROUP))]
-    if any(word.startswith(_OLD_GROUP) for word in words) and cell.learning_rate is not None:
+    said = any(word.startswith(_RATES) for word in made)
+    if made and not said and cell.learning_rate is not None:
         made.append(f"method.learning_rate={cell.learning_rate!r}")
     return made
 

@@ -1,4 +1,6 @@
-"""Curves of a section: one colour, line style and marker a method, in every figure.
+"""What all figures share: curves of rows, legends, files.
+
+One colour, line style and marker a method, in every figure.
 
 Variants of a method (ranks, learning rates, operators) share its colour, line and marker, and
 differ in the marker's filling and the colour's lightness. Same records, same bytes.
@@ -20,15 +22,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
 from matplotlib.transforms import Bbox
 
-from bench.judge import paper
-from bench.judge.cells import Array, Result, Score
+from bench.judge.cells import Array, Result
 from bench.judge.rows import Row, Section
 from bench.records.words import format_rate
-from bench.report.looks import Look, looks, method_look
-from bench.report.numbers import format_number, unit_label
+from bench.report.looks import Look
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 ROWS_DRAWN = 24  # more rows than these are no figure any more
@@ -128,17 +127,23 @@ def _scored(cell: Result, y: str) -> dict[str, Array]:
     return {k: np.append(values, end.get(k, np.nan)) for k, values in known.items()}
 
 
-def _draw(
-    axes: Axes, rows: Sequence[Row], styles: Sequence[Look], part: str, x: str, y: str, scale: float
-) -> int:
-    """Draw the rows' curves; y is multiplied by `scale`. Returns how many there were."""
-    drawn = 0
+def draw(
+    axes: Axes,
+    rows: Sequence[Row],
+    styles: Sequence[Look],
+    part: str,
+    x: str,
+    y: str,
+    scale: float,
+    *,
+    bands: bool = True,
+) -> None:
+    """Draw the rows' curves; y is multiplied by `scale`. bands: seeds' ranges, of a few rows."""
     for i, (row, look) in enumerate(zip(rows, styles, strict=True)):
         found = curve(row, part, x, y)
         if found is None:
             continue
-        drawn += 1
-        if len(rows) <= ROWS_WITH_BAND and len(row.ok) > 1:
+        if bands and len(rows) <= ROWS_WITH_BAND and len(row.ok) > 1:
             axes.fill_between(
                 found.x, found.low * scale, found.high * scale,
                 color=look.colour, alpha=0.15, linewidth=0,
@@ -149,7 +154,6 @@ def _draw(
                 found.x[-1:], found.mean[-1:] * scale, color=look.colour, marker="x",
                 markersize=10, markeredgewidth=2, linestyle="none",
             )  # fmt: skip
-    return drawn
 
 
 def _every(points: int, row: int) -> Any:
@@ -175,12 +179,17 @@ def frame(
     figure, axes = plt.subplots(
         1, len(widths), figsize=(width, 3.5 + 0.2 * lines), width_ratios=widths, squeeze=False
     )
-    heading = literal(f"{section.task_label} on {section.model_label} ({section.scale} scale)")
-    if section.split != "reported":
-        heading += f", {section.split} seeds"
-    figure.suptitle(heading + (f"\n{note}" if note else ""), fontsize=11)
+    figure.suptitle(heading(section, note), fontsize=11)
     figure.legend(handles=list(legend), loc="outside lower center", ncols=columns)
     return figure, list(axes[0])
+
+
+def heading(section: Section, note: str) -> str:
+    """What the figure is of."""
+    words = literal(f"{section.task_label} on {section.model_label} ({section.scale} scale)")
+    if section.split != "reported":
+        words += f", {section.split} seeds"
+    return words + (f"\n{note}" if note else "")
 
 
 def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]:
@@ -213,104 +222,16 @@ def _several(rows: Sequence[Row]) -> str:
 def entries(rows: Sequence[Row], styles: Sequence[Look], *, bands: bool = True) -> list[Line2D]:
     """Legend entries of rows, and one that says what line and band are."""
     lines = [Line2D([], [], **look.keywords(), label=label) for look, label in named(rows, styles)]
-    seeds = max((len(row.ok) for row in rows), default=0)
-    words = "line: mean over seeds" if seeds > 1 else "one seed"
-    if bands and seeds > 1 and len(rows) <= ROWS_WITH_BAND:
-        words += "; band: their range"
+    words = lines_are(rows, bands=bands)
     return [*lines, Line2D([], [], linestyle="none", label=words)]
 
 
-def loss_figure(section: Section, metric: str | None) -> Figure | None:
-    """Training loss against step, the paper's digitised curves beside or behind."""
-    rows, note = drawable(section, metric)
-    rows = [row for row in rows if curve(row, "train", "step", "loss") is not None]
-    if not rows:
-        return None
-    behind = section.task == "uuid"
-    aside = behind and section.scale != "paper"
-    with plt.style.context(STYLE):
-        styles = looks(rows)
-        widths = [5.6, 4.2] if aside else [7.2]
-        figure, axes = frame(section, widths, entries(rows, styles), note)
-        if behind:
-            _paper_curves(axes[-1], aside=aside)
-        _draw(axes[0], rows, styles, "train", "step", "loss", 1.0)
-        axes[0].set(xlabel="optimiser step", ylabel="training loss (nats per token)")
-        axes[0].set_ylim(bottom=0)
-        axes[0].set_xlim(left=0)
-        if aside:
-            axes[0].set_title("measured")
-    return figure
-
-
-def _paper_curves(axes: Axes, *, aside: bool) -> None:
-    """Fig. 3 as digitised: thin lines of each method's style."""
-    for (method, rank), losses in paper.FIG3.items():
-        colour, line, marker = method_look(method)
-        known = [(s, y) for s, y in zip(paper.FIG3_STEPS, losses, strict=True) if y is not None]
-        axes.plot(
-            *zip(*known, strict=True), color=colour, linestyle=line, linewidth=1.0, alpha=0.75,
-            marker=marker, markersize=4, fillstyle="none" if rank == 256 else "full",
-            label=paper.name(method, rank),
-        )  # fmt: skip
-    axes.legend(
-        title=None if aside else f"paper, {paper.UUID_SETTING}", loc="upper right", handlelength=3.2
-    )
-    if aside:
-        axes.set_title(f"the paper's Fig. 3 (digitised):\n{paper.UUID_SETTING}")
-        axes.set(xlabel="optimiser step", ylim=(0, 2.8), xlim=(0, 1000))
-
-
-_AGAINST = (
-    ("step", "optimiser step"),
-    ("tokens", "training tokens"),
-    ("seconds", "seconds of training"),
-)
-
-
-def score_figure(section: Section, metric: str | None) -> Figure | None:
-    """The metric against steps, tokens and seconds (if they count), with the chance level."""
-    if metric is None:
-        return None
-    rows, note = drawable(section, metric)
-    rows = [row for row in rows if curve(row, "scores", "step", f"metrics.{metric}") is not None]
-    if not rows:
-        return None
-    example: Score = section.metrics[metric]
-    scale = 100.0 if example.unit == "fraction" else 1.0
-    with plt.style.context(STYLE):
-        styles = looks(rows)
-        legend = entries(rows, styles)
-        if example.chance is not None:
-            legend.insert(-1, Line2D([], [], label="chance level", **_CHANCE))
-        against = [a for a in _AGAINST if any(a[0] in c.scores for row in rows for c in row.cells)]
-        figure, axes = frame(section, [3.7] * len(against), legend, note)
-        for panel, (x, label) in zip(axes, against, strict=True):
-            _draw(panel, rows, styles, "scores", x, f"metrics.{metric}", scale)
-            panel.set_xlabel(label)
-            panel.set_xlim(left=0)
-            if example.unit == "fraction":
-                panel.set_ylim(-2, 104)
-            if x == "tokens":
-                panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
-                panel.xaxis.set_major_locator(MaxNLocator(5))
-        axes[0].set_ylabel(literal(unit_label(metric, example)))
-        if example.chance is not None:
-            _chance(axes, example.chance * scale, example.unit)
-    return figure
-
-
-_CHANCE: dict[str, Any] = {"color": "#555555", "linestyle": (0, (1, 2)), "linewidth": 1.3}
-
-
-def _chance(axes: Sequence[Axes], level: float, unit: str) -> None:
-    for panel in axes:
-        panel.axhline(level, zorder=1, **_CHANCE)
-    words = f"chance {format_number(level, unit)}{' %' if unit == 'fraction' else ''}"
-    axes[0].annotate(
-        words, (0.01, level), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", ha="left", fontsize=8.5, color="#333333",
-    )  # fmt: skip
+def lines_are(rows: Sequence[Row], *, bands: bool = True) -> str:
+    """What a line is, and the band around it where there is one."""
+    seeds = max((len(row.ok) for row in rows), default=0)
+    words = "line: mean over seeds" if seeds > 1 else "one seed"
+    banded = bands and seeds > 1 and len(rows) <= ROWS_WITH_BAND
+    return words + "; band: their range" * banded
 
 
 # ---------------------------------------------------------------------------- files
@@ -318,8 +239,11 @@ def _chance(axes: Sequence[Axes], level: float, unit: str) -> None:
 
 def _freeze(figure: Figure) -> None:
     """Lay the figure out once, to four decimals: the solver's last digits vary between runs."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)  # "none" would draw once more before each file
     for axes in figure.axes:
         axes.set_position(Bbox.from_bounds(*(round(e, 4) for e in axes.get_position().bounds)))
     for text in figure.texts:

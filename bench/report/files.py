@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import records
+from bench.judge.parallel import mapped
+from bench.judge.rows import Section
 from bench.report import Report, Sheet, render, tables
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FIGURES_OF = 8  # sections that get figures; a folder of everything has dozens
+MANY_FIGURES = 12  # of more than one sheet: several processes draw them
 MANY_CELLS = 2_000  # from which on only the first section gets them: drawing one takes a second
 CAPTIONS = {
     "loss": "Training loss against optimiser steps",
@@ -24,9 +33,7 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
     Raises UserError where it can't be written to.
     """
     records.prepare_folder(out)
-    many = sum(len(section.cells) for section in report.sections) >= MANY_CELLS
-    pictured = report.sheets[: min(1, FIGURES_OF) if many else FIGURES_OF]
-    drawn = {sheet.slug: _figures(report, sheet, out) for sheet in pictured}
+    drawn = _figures(report, out)
     contents = {}
     if report.sheets:
         contents = {
@@ -74,24 +81,52 @@ def caption(figure: Path) -> str:
     return CAPTIONS.get(name, f"{name.replace('_', ' ')} along the run")
 
 
-def _figures(report: Report, sheet: Sheet, out: Path) -> list[Path]:
-    from bench.report import figures, plots  # matplotlib takes a second to import
+def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
+    """Of each sheet that gets figures, by its slug, their files."""
+    many = sum(len(section.cells) for section in report.sections) >= MANY_CELLS
+    pictured = report.sheets[: min(1, FIGURES_OF) if many else FIGURES_OF]
+    if not pictured:
+        return {}
+    from bench.report import curves, plots  # matplotlib takes a second to import
 
-    ids = [cell for _, cells in sheet.table.behind for cell in cells]
-    description = f"Made by: {report.command}. Records: {' '.join(ids)}"
-    made = []
-    for name, draw in (
-        ("loss", figures.loss_figure),
-        (sheet.metric or "score", figures.score_figure),
-        ("spectrum", plots.spectrum_figure),
-        ("forgetting", plots.forgetting_figure),
-        ("cost", plots.cost_figure),
-        ("learning_rate", plots.rate_figure),
-    ):
-        figure = draw(sheet.section, sheet.metric)
-        if figure is not None:
-            made += figures.save(figure, out / f"{sheet.slug}{name}", description)
-    return made
+    draws = {
+        "loss": curves.loss_figure,
+        "": curves.score_figure,  # its name is the metric's
+        "spectrum": plots.spectrum_figure,
+        "forgetting": plots.forgetting_figure,
+        "cost": plots.cost_figure,
+        "learning_rate": plots.rate_figure,
+    }
+    wanted = [
+        _Wanted(draw, sheet, out / f"{sheet.slug}{name or sheet.metric or 'score'}", report.command)
+        for sheet in pictured
+        for name, draw in draws.items()
+    ]
+    drawn: dict[str, list[Path]] = {sheet.slug: [] for sheet in pictured}
+    made = mapped(_drawn, wanted, least=2 if many else MANY_FIGURES)
+    for figure, paths in zip(wanted, made, strict=True):
+        drawn[figure.sheet.slug] += paths
+    return drawn
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A figure of a sheet, if its records have the numbers."""
+
+    draw: Callable[[Section, str | None], Figure | None]
+    sheet: Sheet
+    stem: Path
+    command: str
+
+
+def _drawn(wanted: _Wanted) -> list[Path]:
+    from bench.report import figures
+
+    figure = wanted.draw(wanted.sheet.section, wanted.sheet.metric)
+    if figure is None:
+        return []
+    ids = " ".join(cell for _, cells in wanted.sheet.table.behind for cell in cells)
+    return figures.save(figure, wanted.stem, f"Made by: {wanted.command}. Records: {ids}")
 
 
 def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:

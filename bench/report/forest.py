@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bench.judge.verdicts import (
     CANNOT_TELL,
@@ -27,10 +29,11 @@ from bench.judge.verdicts import (
 from bench.report import wording
 
 WIDTH = 683
-ROW, TOP, FOOT, HEAD = 30, 24, 40, 50
+ROW, TOP, FOOT, HEAD = 30, 24, 42, 54
 LEFT, RIGHT = 232, 505  # of the panel's axis
 ROWS_DRAWN = 40
 LONGEST_NAME = 40  # letters of a row's second line
+FAR, STEP = 10, 4  # times the median, and times the next: such rows have a panel of their own
 
 # Class, shape and word on the legend, of each verdict.
 LOOKS = {
@@ -99,27 +102,79 @@ def _names(judgement: Judgement) -> tuple[str, ...]:
 
 def svg(judgements: Sequence[Judgement], *, inline: bool = False) -> str:
     """The plot; empty where nothing has numbers. inline: rows are links into the page."""
-    panels: dict[tuple[str, ...], list[tuple[int, Judgement]]] = {}
     places = {id(j): i for i, j in enumerate(judgements)}
-    for judgement in drawn(judgements):
-        panels.setdefault(_panel(judgement), []).append((places[id(judgement)], judgement))
-    if not panels:
+    shown = drawn(judgements)
+    if not shown:
         return ""
-    parts: list[str] = []
-    y = float(HEAD)
-    for rows in panels.values():
+    names = _second_lines(shown)
+    made, parts, y = "", [_legend()], float(HEAD)
+    panels = _panels(shown)
+    for panel in panels:
+        rows = [(places[id(j)], j, names[id(j)]) for j in panel]
         parts += _draw(rows, y, inline)
         y += TOP + ROW * len(rows) + FOOT
+        if inline or panel is panels[-1]:  # on the page a picture a panel: print may break between
+            made += _picture(parts, y, sum(map(len, panels)), inline)
+            parts, y = [], 14.0
+    return made
+
+
+def _picture(parts: Sequence[str], height: float, rows: int, inline: bool) -> str:
     style = "" if inline else f"<style>{STYLE}</style>"
-    size = f'viewBox="0 0 {WIDTH} {y:.0f}"' + (
-        "" if inline else f' width="{WIDTH}" height="{y:.0f}"'
-    )
-    background = "" if inline else f'<rect width="{WIDTH}" height="{y:.0f}" fill="#fff"/>'
+    size = f'viewBox="0 0 {WIDTH} {height:.0f}"'
+    background = ""
+    if not inline:
+        size += f' width="{WIDTH}" height="{height:.0f}"'
+        background = f'<rect width="{WIDTH}" height="{height:.0f}" fill="#fff"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="forest" {size} role="img" '
-        f'aria-label="Effects of {len(drawn(judgements))} comparisons with their intervals">'
-        f"{style}{background}{_legend()}{''.join(parts)}</svg>\n"
+        f'aria-label="Effects of {rows} comparisons with their intervals">'
+        f"{style}{background}{''.join(parts)}</svg>\n"
     )
+
+
+def _panels(judgements: Sequence[Judgement]) -> list[list[Judgement]]:
+    """A panel a unit; where effects are far apart in size, those that are large and those small."""
+    panels: dict[tuple[str, ...], list[Judgement]] = {}
+    for judgement in judgements:
+        panels.setdefault(_panel(judgement), []).append(judgement)
+    made = []
+    for panel in panels.values():
+        large = _large(panel)
+        parts = [[j for j in panel if (_size(j) >= large) is side] for side in (True, False)]
+        # The one that has the first row comes first.
+        made += sorted(filter(None, parts), key=lambda part: panel.index(part[0]))
+    return made
+
+
+def _size(judgement: Judgement) -> float:
+    assert judgement.effect is not None
+    return abs(judgement.effect.effect) + judgement.effect.high - judgement.effect.low
+
+
+def _large(panel: Sequence[Judgement]) -> float:
+    """From which size on a row has no place beside the others; 0 where all have."""
+    sizes = sorted(map(_size, panel))
+    median = sizes[len(sizes) // 2]
+    steps = [(b / a, b) for a, b in pairwise(sizes) if b > FAR * median and a > 0]
+    step, large = max(steps, default=(0.0, 0.0))
+    return large if step > STEP else 0.0
+
+
+def _second_lines(judgements: Sequence[Judgement]) -> dict[int, str]:
+    """Below each row's arms: the claim and the protocol; where rows look alike, the setting."""
+    alike: dict[tuple[str, ...], list[Judgement]] = {}
+    for j in judgements:
+        alike.setdefault((j.claim.id, j.protocol, *_names(j)), []).append(j)
+    made = {}
+    for group in alike.values():
+        words = [re.split(", | on ", j.setting) for j in group]
+        for j, own in zip(group, words, strict=True):
+            apart = [word for word in own if any(word not in other for other in words)]
+            named = f"{', '.join(apart)} · {j.claim.id}" if apart else j.claim.id
+            longer = f"{named} · {j.protocol}"
+            made[id(j)] = longer if len(longer) <= LONGEST_NAME else named
+    return made
 
 
 def _panel(judgement: Judgement) -> tuple[str, ...]:
@@ -144,25 +199,41 @@ def _legend() -> str:
     return "".join(parts)
 
 
-def _draw(rows: Sequence[tuple[int, Judgement]], top: float, inline: bool) -> list[str]:
+def _draw(rows: Sequence[tuple[int, Judgement, str]], top: float, inline: bool) -> list[str]:
     first = rows[0][1]
-    scale = _scale([j for _, j in rows])
+    scale = _scale([j for _, j, _ in rows])
     bottom = top + TOP + ROW * len(rows)
-    unit = wording.unit(first) or first.measured
-    parts = [f'<text class="bold" x="8" y="{top + 14:.0f}">{_e(_cut(unit, 30))}</text>']
-    parts.append(_text(LEFT, top + 14, "← b better", "small"))
-    parts.append(_text(RIGHT, top + 14, "a better →", "small", "end"))
+    unit = "first / second" if first.claim.ratio else wording.unit(first) or first.measured
+    parts = [_text(8, top + 2, unit, "bold")]
+    parts.append(_text(LEFT, top + 16, "← second better", "small"))
+    parts.append(_text(RIGHT, top + 16, "first better →", "small", "end"))
     for value in _ticks(scale):
         x = scale.x(value)
         parts.append(_line(x, top + TOP, x, bottom, "axis" if value == 0 else "grid"))
-        parts.append(_text(x, bottom + 14, wording.size(first, value), "small", "middle"))
-    for i, (place, judgement) in enumerate(rows):
-        row = _row(judgement, top + TOP + ROW * (i + 0.5), scale)
+        parts.append(_text(x, bottom + 14, _tick(first, value), "small", "middle"))
+    for i, (place, judgement, named) in enumerate(rows):
+        row = _row(judgement, named, top + TOP + ROW * (i + 0.5), scale)
         parts.append(f'<a href="#v{place}">{row}</a>' if inline else row)
     return parts
 
 
-def _row(judgement: Judgement, y: float, scale: Scale) -> str:
+def _against(a: str, b: str) -> str:
+    """Both arms; of two kinds of one method the method is named once."""
+    kinds = [re.fullmatch(r"(\S+) \((.+)\)(.*)", name) for name in (a, b)]
+    if kinds[0] and kinds[1] and kinds[0].group(1, 3) == kinds[1].group(1, 3):
+        method, first, rank = kinds[0].groups()
+        return f"{method}{rank}, {first} vs {kinds[1].group(2)}"
+    return f"{a} vs {b}"
+
+
+def _tick(first: Judgement, value: float) -> str:
+    """A round number, without needless digits; of a ratio the ratio."""
+    if first.claim.ratio:
+        return wording.size(first, value)
+    return f"{100 * value if first.unit == 'fraction' else value:+.6g}" if value else "0"
+
+
+def _row(judgement: Judgement, named: str, y: float, scale: Scale) -> str:
     found, claim = judgement.effect, judgement.claim
     assert found is not None
     name = LOOKS[judgement.verdict][0]
@@ -173,11 +244,9 @@ def _row(judgement: Judgement, y: float, scale: Scale) -> str:
             f'<rect class="margin" x="{low:.1f}" y="{y - 12:.1f}" '
             f'width="{high - low:.1f}" height="24"/>'
         )
-    arms = " vs ".join(_names(judgement))
+    arms = _against(*_names(judgement))
     bold = "bold" if judgement.primary else ""
     parts.append(_text(8, y - 2, _cut(arms, 36), bold))
-    named = f"{claim.id} · {judgement.protocol}"
-    named = named if len(named) <= LONGEST_NAME else claim.id
     parts.append(_text(8, y + 11, _cut(named, LONGEST_NAME), "small"))
     parts += [
         f'<circle class="seed" cx="{scale.x(v):.1f}" cy="{y + 8:.1f}" r="1.8"/>'
@@ -192,7 +261,7 @@ def _row(judgement: Judgement, y: float, scale: Scale) -> str:
     if judgement.paper is not None:
         parts.append(_diamond(scale.x(judgement.paper), y - 8 if y else y))
     parts.append(_text(RIGHT + 10, y - 2, judgement.verdict, bold))
-    amount, _ = wording.effect(judgement)
+    amount = wording.effect(judgement)[0].removesuffix(" a / b")
     parts.append(_text(RIGHT + 10, y + 11, f"{amount}, n = {found.n}", "small"))
     title = f"<title>{_e(wording.sentence(judgement))}</title>"
     return f"<g>{title}{''.join(parts)}</g>"

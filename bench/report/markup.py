@@ -14,7 +14,10 @@ POINTS = 48  # of a curve on the page
 
 def escaped(words: object) -> str:
     """For text and attributes; control characters become spaces."""
-    return html.escape("".join(c if c.isprintable() or c == "\n" else " " for c in str(words)))
+    text = str(words)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return html.escape(text)
 
 
 def thinned(x: Array, y: Array, points: int = POINTS) -> tuple[Array, Array]:

@@ -14,7 +14,7 @@ from bench.judge.rows import count
 from bench.report import Report, Sheet, files, forest, page_cells, page_verdicts, render, wording
 from bench.report.markup import escaped as _e
 
-FIGURES_BYTES = 1_300_000  # of all figures together; what is beyond is named, not shown
+FIGURES_BYTES = 1_200_000  # of all figures together; what is beyond is named, not shown
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -51,7 +51,7 @@ def _answer(report: Report) -> str:
         return ""
     first, *more = wording.headlines(report.judgements)
     lines = [f'<p class="answer"><b>{_e(first)}</b></p>']
-    lines += [f'<p class="answer">{_e(line)}</p>' for line in more]
+    lines += [f'<p class="answer">{_unbroken(_e(line))}</p>' for line in more]
     picture = forest.svg(report.judgements, inline=True)
     if picture:
         caption = (
@@ -61,6 +61,11 @@ def _answer(report: Report) -> str:
         )
         lines.append(f'<figure>{picture}<figcaption class="pale">{caption}</figcaption></figure>')
     return "\n".join(lines)
+
+
+def _unbroken(words: str) -> str:
+    """No line ends within a learning rate."""
+    return re.sub(r"\blr \S+e-\d+", r'<span class="whole">\g<0></span>', words)
 
 
 def _contents(report: Report) -> str:

@@ -80,7 +80,7 @@ def _row(number: int, judgement: Judgement, setting: Section | None) -> str:
     head = (
         f'<span class="verdict {name}">{_e(judgement.verdict)}</span>'
         f'<span class="says"><b>{_e(claim.says)}</b><br>{_e(arms)} '
-        f'<span class="pale">{_e(judgement.measured)}</span></span>'
+        f'<span class="pale">{_e(judgement.measured)}; {_e(judgement.setting)}</span></span>'
         f'<span class="n"><b>{_e(amount)}</b><br><span class="pale">{_e(interval)}</span></span>'
         f'<span class="n">{count(found.n, "seed")}<br><span class="pale">'
         f"{_e(f'paper {paper}' if paper else wording.standing(judgement))}</span></span>"

@@ -16,6 +16,7 @@ import numpy as np
 from bench.judge import paper, targets
 from bench.judge.along import Reached
 from bench.judge.cells import Result, Score
+from bench.judge.endpoints import Endpoint
 from bench.judge.rows import Row, Section, mean_and_spread
 from bench.records.words import format_rate
 from bench.report import notes
@@ -246,7 +247,10 @@ def _ranked(texts: Sequence[str], higher_is_better: bool) -> list[Value]:
 
 def as_csv(sections: Sequence[Section], command: str) -> str:
     """One line a row of every section, numbers as they are in the records (fractions, bytes)."""
-    lines = [_csv_line(section, row, command) for section in sections for row in section.rows]
+    lines = []
+    for section in sections:
+        wanted = targets.endpoint(section)
+        lines += [_csv_line(section, row, wanted, command) for row in section.rows]
     keys = list(dict.fromkeys(key for line in lines for key in line))
     # What every line has comes first; the cell ids and the command last.
     tail = ["cells", "command"]
@@ -258,7 +262,9 @@ def as_csv(sections: Sequence[Section], command: str) -> str:
     return out.getvalue()
 
 
-def _csv_line(section: Section, row: Row, command: str) -> dict[str, object]:
+def _csv_line(
+    section: Section, row: Row, wanted: Endpoint | None, command: str
+) -> dict[str, object]:
     line: dict[str, object] = {
         "task": section.task,
         "model": section.model,
@@ -281,7 +287,6 @@ def _csv_line(section: Section, row: Row, command: str) -> dict[str, object]:
             line |= _csv_values(f"{name}_before", before)
         for step in section.scored_steps.get(name, []):
             line |= _csv_values(f"{name}_at_{step}", at_step(row, name, step))
-    wanted = targets.endpoint(section)
     if wanted is not None:
         found = targets.reached(row, wanted)
         name = f"steps_to_{wanted.loss}_{wanted.judged:g}"

@@ -41,7 +41,7 @@ READING = (
     f"""interval: Student's t over {FEWEST_SEEDS} seeds or more, paired or with the pooled residual;
     the verdict is read off it and the margin, by the same level either way; where each seed is
     judged at the rate that the others choose, it is widened for the choice, and covers the truth
-    in 94 to 98 of 100 simulated studies (most where the rates are alike)""",
+    in 93 to 97 of 100 simulated studies (most where the rates are alike)""",
     """effect: a / b where a ratio is compared, else by how much a is better; paper: its effect on
     the same measure, at its own scale""",
     """cannot tell: a guard fired, nothing could have shown; rates unsettled: validation would more

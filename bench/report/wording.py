@@ -198,6 +198,7 @@ def sentence(judgement: Judgement) -> str:
     found = judgement.effect
     seeds = "" if found is None else f", {count(found.n, 'seed')}"
     label = standing(judgement).split(",")[0]
+    said = f"{size(judgement, found.effect)} times" if found and judgement.claim.ratio else said
     a, b = judgement.arms
     return (
         f"{judgement.claim.says.rstrip('.')}: {verdict(judgement)} ({label}). {a} against {b}, "

@@ -79,3 +79,16 @@ def test_missing_seeds_come_after_the_highest(tmp_path: Path, make: Callable[...
         "python -m bench -m method=mora trial=1 experiment=study/steps seed=5",
     )
     assert commands([rates], 0) == ()
+
+
+def test_a_rate_that_was_a_default_is_said(tmp_path: Path, make: Callable[..., Any]) -> None:
+    """A default may have changed since; a trial names its rate by itself."""
+    for seed, word in enumerate(("task=uuid", "trial=2", "method.learning_rate=0.00025")):
+        command = f"python -m bench method=mora {word} seed={seed}"
+        records.write(make(rate=2.5e-4, seed=seed, command=command), tmp_path)
+    said = {cell.seed: again(cell)[4:] for cell in collect(tmp_path).cells}
+    assert said == {
+        0: ["task=uuid", "method.learning_rate=0.00025"],
+        1: ["trial=2"],
+        2: ["method.learning_rate=0.00025"],
+    }

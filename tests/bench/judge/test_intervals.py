@@ -119,12 +119,14 @@ def test_holm() -> None:
 STUDIES = 1000
 
 
-def shares(draw, truth: float, **known) -> float:
+def shares(draw, truth: float, *, shared: bool = False) -> float:
     """In what share of simulated studies the interval holds the truth."""
     hits = 0
     for _ in range(STUDIES):
         values, examples = draw()
-        found = estimate(values, examples, **known)
+        found = estimate(values)
+        if examples is not None:
+            found = with_examples(found, examples, shared=shared)
         hits += found.low <= truth <= found.high
     return hits / STUDIES
 
@@ -179,7 +181,7 @@ def test_coverage_with_a_shared_test_set(between: float, within: float) -> None:
 @pytest.mark.slow
 def test_the_detectable_difference_is_found_in_eight_of_ten_studies() -> None:
     rng = np.random.default_rng(5)
-    sizes = [estimate(list(rng.normal(0, 1, 5))).detectable for _ in range(STUDIES)]
+    sizes = [estimate(list(rng.normal(0, 1, 5))).detectable() for _ in range(STUDIES)]
     size = float(np.mean(sizes))
     found = [estimate(list(rng.normal(size, 1, 5))).low > 0 for _ in range(STUDIES)]
     assert 0.72 <= np.mean(found) <= 0.9

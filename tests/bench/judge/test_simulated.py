@@ -38,6 +38,7 @@ def test_intervals_cover(n: int) -> None:
         own, pooled = paired(differences), estimate(differences, pool(table))
         alone += own.low <= 0.7 <= own.high
         together += pooled.low <= 0.7 <= pooled.high
+    print(f"{n} seeds: paired {alone / STUDIES}, pooled {together / STUDIES}")
     assert 0.93 <= alone / STUDIES <= 0.97
     assert 0.93 <= together / STUDIES <= 0.97
 
@@ -51,15 +52,16 @@ def test_intervals_cover_with_a_tuned_rate_among_five(n: int, apart: float) -> N
     """
     rng = np.random.default_rng(n)
     levels = -apart * np.abs(np.arange(5) - 2)
-    covered = 0
-    for _ in range(STUDIES):
+    covered, studies = 0, 4 * STUDIES
+    for _ in range(studies):
         arms = [levels[:, None] + rng.normal(0, 1, (5, n)) for _ in range(2)]
         own = paired(list(tuned(arms[0]) - tuned(arms[1])))
         kept = [np.arange(n) != i for i in range(n)]
         without = [(tuned(arms[0][:, k]) - tuned(arms[1][:, k])).mean() for k in kept]
         found = with_choice(own, without)
         covered += found.low <= 0 <= found.high
-    assert 0.93 <= covered / STUDIES <= 0.98  # alike rates: 0.97 to 0.98
+    print(f"{n} seeds, rates {apart} apart: {covered / studies:.4f}")
+    assert 0.93 <= covered / studies <= 0.97
 
 
 def tuned(values: np.ndarray) -> np.ndarray:
@@ -101,6 +103,7 @@ def test_a_family_is_wrong_in_a_twentieth_at_most(looks: tuple[Look, ...]) -> No
         values = rng.normal(0, 1, (8, 12))
         judged = [(range(12), look_at(list(row))) for row in values]
         wrong += any(j.verdict in DECIDED for j in through_looks(judged, family, 8))
+    print(f"{len(looks)} looks: {wrong / STUDIES}")
     assert wrong / STUDIES <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / STUDIES)
 
 

@@ -16,7 +16,7 @@ from bench.judge.cells import collect
 from bench.judge.claims import load as load_claims
 from bench.judge.rows import group
 from bench.records.words import format_rate
-from bench.report import figures, plots, render, tables
+from bench.report import curves, plots, render, tables
 from tests.bench.report.sheets import fields, sheets
 
 
@@ -201,7 +201,7 @@ def test_validation_seeds_are_kept_apart(study: Path, make, older: bool) -> None
 def test_seconds_that_do_not_count_are_left_out_everywhere(study: Path) -> None:
     def panels() -> list[int]:
         section = group(collect(study).cells)[0]
-        drawn = figures.score_figure(section, "accuracy"), plots.cost_figure(section, "accuracy")
+        drawn = curves.score_figure(section, "accuracy"), plots.cost_figure(section, "accuracy")
         return [len(figure.axes) for figure in drawn if figure is not None]
 
     claims = [claim for claim in load_claims() if claim.id == "time_mora_like_lora"]

@@ -1,0 +1,67 @@
+"""The forest plot: every row can be told from the others, and none is squeezed flat by another."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bench.judge.claims import Arm, Claim
+from bench.judge.endpoints import Endpoint
+from bench.judge.intervals import paired
+from bench.judge.verdicts import Judgement
+from bench.report import forest
+
+CLAIM = Claim("mine", "here", "A beats B.", ("*",), Endpoint("final"), Arm("mora"), Arm("lora"),
+              "better", 0.0)  # fmt: skip
+
+
+def judged(middle: float, spread: float = 0.01, **known: Any) -> Judgement:
+    usual: dict[str, Any] = {
+        "setting": "UUID pairs on SmolLM2-135M, laptop scale, r=8",
+        "protocol": "tuned",
+        "arms": ("MoRA r=8, lr 1e-3", "LoRA r=8, lr 2e-3"),
+        "unit": "fraction",
+    }
+    values = [middle - spread, middle, middle + spread]
+    return Judgement(CLAIM, effect=paired(values), **usual | known)
+
+
+def texts(*judgements: Judgement) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", forest.svg(judgements))
+
+
+def test_rows_that_look_alike_say_where(tmp_path) -> None:
+    other = "UUID pairs on SmolLM2-135M, laptop scale, pairs 64, r=8"
+    maths = "Symbolic maths on SmolLM2-135M, laptop scale, r=8"
+    said = texts(judged(0.1), judged(0.1, setting=other), judged(0.1, setting=maths))
+    lines = [line for line in said if "mine" in line]
+    assert lines[1:] == ["UUID pairs, pairs 64 · mine · tuned", "Symbolic maths · mine · tuned"]
+    assert len(set(lines)) == 3
+    assert [line for line in texts(judged(0.1)) if "mine" in line] == ["mine · tuned"]
+
+
+def test_two_kinds_of_one_method_are_both_named() -> None:
+    arms = ("MoRA (decoupling) r=8, lr 1e-3", "MoRA (truncation) r=8, lr 1e-3")
+    assert "MoRA r=8, decoupling vs truncation" in texts(judged(0.1, arms=arms))
+    assert "MoRA r=8 vs LoRA r=8" in texts(judged(0.1))
+
+
+def test_small_effects_have_room_beside_large_ones() -> None:
+    """One panel a unit, but two where a row would press all others flat."""
+    small = [judged(0.01 * i) for i in range(1, 6)]
+
+    def panels(*judgements: Judgement) -> int:
+        return texts(*judgements).count("points")
+
+    assert panels(*small) == 1
+    assert panels(*small, judged(2.0, 0.1)) == 2
+    content = forest.svg([*small, judged(2.0, 0.1)])
+    marks = [float(x) for x in re.findall(r'<rect class="mark" x="([0-9.]+)"', content)]
+    assert max(marks) - min(marks) > 100  # pixels
+
+
+def test_ticks_are_told_apart() -> None:
+    """Whatever the scale: tenths of a point are not all shown as 0.0."""
+    for middle in (1e-5, 1e-3, 0.1, 3.0):
+        said = [t for t in texts(judged(middle, middle / 10)) if re.fullmatch(r"[+-][\d.e-]+|0", t)]
+        assert len(said) >= 3 and len(set(said)) == len(said)
