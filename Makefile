@@ -36,7 +36,7 @@ demo: $(CORE)  ## Compare FFT, LoRA and MoRA on memorising UUIDs (10 minutes on 
 	$(PY) -m bench -m experiment=demo hydra/launcher=parallel
 	$(PY) -m bench.report $(RUNS)/demo
 
-test: $(STAMP)  ## Run the fast tests (7 minutes on 2 slow cores, no network)
+test: $(STAMP)  ## Run the fast tests (under 5 minutes on 2 slow cores, no network)
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)  ## Run the long tests, with the real model and SLURM where there is one
