@@ -103,7 +103,7 @@ def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
         for name, draw in draws.items()
     ]
     drawn: dict[str, list[Path]] = {sheet.slug: [] for sheet in pictured}
-    made = mapped(_drawn, wanted, least=2 if many else MANY_FIGURES)
+    made = mapped(_drawn, wanted, least=MANY_FIGURES)  # cells are sent along: few are no gain
     for figure, paths in zip(wanted, made, strict=True):
         drawn[figure.sheet.slug] += paths
     return drawn
