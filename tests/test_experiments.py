@@ -1,7 +1,6 @@
 """Every experiment at both scales composes, its cells can be built, its numbers are the paper's.
 
-Nothing is trained. Whole grids are composed where they are small; of the others every method at
-every rank, and every other choice once.
+Nothing is trained. Whole grids are composed where they are small; of the others every choice once.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Grid:
         return self._cells[key]
 
     def cells(self) -> list[Plan]:
-        """All of a small grid; else methods times ranks, and each other value once."""
+        """All of a small grid; else the first, and each other value once."""
         if len(self.combinations) <= WHOLE:
             return unique(self.cell(c) for c in self.combinations)
         values: dict[str, list[str]] = {}
@@ -77,9 +76,8 @@ class Grid:
                 known = values.setdefault(item.split("=", 1)[0], [])
                 if item not in known:
                     known.append(item)
-        both = [(m, r) for m in values.pop("method") for r in values.pop("method.rank", [""])]
         single = [(item,) for items in values.values() for item in items[1:]]
-        return unique(self.cell([item for item in c if item]) for c in [*both, *single])
+        return unique(self.cell(c) for c in [(), *single])
 
 
 def unique(cells: Iterable[Plan]) -> list[Plan]:

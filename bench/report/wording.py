@@ -163,12 +163,13 @@ def _about_both(judgement: Judgement) -> bool:
 
 
 def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
-    about = [
+    asked = [
         j for j in judgements
         if _about_both(j) and j.claim.endpoint.of.learning and j.claim.direction == "better"
-        and j.effect is not None
     ]  # fmt: skip
+    about = [j for j in asked if j.effect is not None]
     primary = [j for j in about if j.primary]
+    waiting = sum(j.primary for j in asked) - len(primary)
     kind = "primary" if primary else "exploratory"
     tuned = [j for j in about if j.protocol == "tuned"]
     about = primary or tuned or [j for j in about if j.protocol != "paper"]
@@ -181,6 +182,8 @@ def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
     losses = sum(j.verdict == REVERSED for j in about)
     rest = len(about) - wins - losses
     words = f"of {count(len(about), f'{kind} comparison')} of how well they learn{at}"
+    if primary and waiting:
+        words += f" ({waiting} more await their cells)"
     if wins and not losses:
         answer = "MoRA beats LoRA" if not rest else "MoRA beats LoRA in some settings"
     elif losses and not wins:

@@ -100,7 +100,7 @@ def test_every_shape_in_bf16(name, settings, check, shapes) -> None:
 
 
 IN_A_MODEL = [(name, {}) for name in NAMES] + [(n, RESTARTS) for n in ("relora", "remora")]
-FAST = ("fft", "lora", "dora", "mora")  # and restarts; the others with the slow tests
+FAST = ("fft", "dora", "mora")  # and restarts; the others with the slow tests
 
 
 @every_check

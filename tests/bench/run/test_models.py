@@ -283,6 +283,7 @@ def test_hub_out_of_reach_is_one_message(name: str) -> None:
     assert "HF_HUB_OFFLINE" in message
 
 
+@pytest.mark.slow
 def test_hub_that_refuses_connections_is_one_message() -> None:
     """Online, but nobody there: no stack of retries."""
     code = (

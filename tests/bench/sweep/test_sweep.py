@@ -212,7 +212,7 @@ def test_two_sweeps_at_once_run_each_cell_once(
 ) -> None:
     """And both end when all cells are complete, whoever ran them."""
     monkeypatch.setattr(pending, "LOOK_AGAIN", 0.2)
-    folder, grid = tmp_path / "runs", ["method=lora", "seed=0,1,2", "trainer.max_steps=30"]
+    folder, grid = tmp_path / "runs", ["method=lora", "seed=0,1,2", "trainer.max_steps=12"]
     other = start(*tiny, *grid)
     wait_for(lambda: list(folder.glob("*.lease")), other)
     ended = run("-m", *grid)
