@@ -8,8 +8,8 @@
 # machine with a network has filled: pip download -d DIR . pytest setuptools wheel
 # Runs the CUDA tests, bench.selfcheck, and times a layer (time_adapters.py) and a whole step
 # (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a random 1B model: bf16, eager and
-# compiled (a few contestants), against peft's LoRA and DoRA. Results go to results/cost/CARD. A step that fails is named
-# at the end, and the others run. Exit status: 0; 1 a step failed; 2 it cannot begin.
+# compiled (a few contestants), against peft's LoRA and DoRA. Results go to results/cost/CARD. A step
+# that fails is named at the end, and the others run. Exit status: 0; 1 a step failed; 2 it cannot begin.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 wheels="" out="" rehearse=""

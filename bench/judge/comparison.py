@@ -61,7 +61,7 @@ class Comparison:
     kept: frozenset[int] | None = None  # the seeds that count; None: all
     _chosen: dict[tuple[Candidate, Goodness], Choice] = field(default_factory=dict)
     _good: Goodness | None = None
-    _fewer: dict[int, Comparison] = field(default_factory=dict)  # without a seed each
+    _fewer: dict[frozenset[int], Comparison] = field(default_factory=dict)  # among these seeds
 
     @property
     def claim(self) -> Claim:
@@ -71,12 +71,10 @@ class Comparison:
         """That all arms have."""
         return sorted(set.intersection(*(arm.seeds for arm in self.arms)))
 
-    def among(self, seeds: set[int]) -> Comparison:
+    def among(self, seeds: frozenset[int]) -> Comparison:
         """With these seeds alone."""
         kept = [arm.among(seeds.__contains__) for arm in self.arms]
-        return Comparison(
-            self.measuring, self.setting, self.protocol, kept, self.widening, frozenset(seeds)
-        )
+        return Comparison(self.measuring, self.setting, self.protocol, kept, self.widening, seeds)
 
     def judge(self, level: float = LEVEL, *, whole: bool = True) -> Judgement:
         """whole: with all that is said beside the verdict."""
@@ -293,10 +291,11 @@ class Comparison:
 
     def _without(self, seed: int, seeds: Sequence[int]) -> Comparison:
         """With all of the seeds but this one."""
-        if seed not in self._fewer:
-            self._fewer[seed] = self.among(set(seeds) - {seed})
-        self._fewer[seed].widening = self.widening
-        return self._fewer[seed]
+        left = frozenset(seeds) - {seed}
+        if left not in self._fewer:
+            self._fewer[left] = self.among(left)
+        self._fewer[left].widening = self.widening
+        return self._fewer[left]
 
     def _pool(self, seeds: Sequence[int]) -> Pool | None:
         """The residual over all arms of the setting that have these seeds, at their rates."""

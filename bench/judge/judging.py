@@ -178,7 +178,7 @@ class _Of:
     comparison: Comparison
 
     def __call__(self, seeds: Sequence[int], level: float) -> Judgement:
-        return self.comparison.among(set(seeds)).judge(level)
+        return self.comparison.among(frozenset(seeds)).judge(level)
 
 
 def _seen(seeds: Sequence[int], at: At, look: Look, number: int, looks: int) -> Judgement:

@@ -73,7 +73,7 @@ def _tunable(arm: Candidate) -> bool:
 
 def _at(claim: Claim, by_distance: Sequence[tuple[float, Comparison]]) -> At:
     def at(seeds: Sequence[int], level: float) -> Judgement:
-        judged = [(d, c.among(set(seeds)).judge(level, whole=False)) for d, c in by_distance]
+        judged = [(d, c.among(frozenset(seeds)).judge(level, whole=False)) for d, c in by_distance]
         first = by_distance[0][1]
         model = first.setting.section.model_label
         base = replace(

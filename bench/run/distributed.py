@@ -70,10 +70,10 @@ def check(settings: Mapping[str, Any], method: MethodCard) -> None:
         )
     if processes != world():
         started = "1 process was" if world() == 1 else f"{world()} processes were"
+        chosen = [f"distributed={strategy}", f"distributed.processes={processes}"]
         raise UserError(
             f"distributed.processes={processes}, but {started} started. Start as many: "
-            f"torchrun --nproc-per-node={processes} -m bench distributed={strategy} "
-            f"distributed.processes={processes} ..."
+            f"{command(processes, chosen)} ..."
         )
     if strategy != "deepspeed":
         return

@@ -20,6 +20,7 @@ from bench.run import device
 from bench.run.device import Placement
 from bench.run.folders import cache_folder
 from bench.selfcheck.bands import Finding, Kind
+from bench.sweep import pool
 
 ROOM = 2 << 30  # bytes that a study's records and a converted model take, at least
 # Relative error of a layer of 256 inputs, root mean square: what rounding to the precision makes
@@ -81,11 +82,7 @@ def _versions(kinds: Sequence[Kind]) -> Finding:
 
 
 def _threads() -> Finding:
-    used = torch.get_num_threads()
-    try:
-        there = len(os.sched_getaffinity(0))
-    except AttributeError:  # no Linux
-        there = os.cpu_count() or 1
+    used, there = torch.get_num_threads(), pool.available()
     said = f"{used} threads, {there} CPUs for this process"
     if used > there:
         remedy = f"threads={there} for each cell, or OMP_NUM_THREADS={there}"

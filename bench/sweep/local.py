@@ -77,7 +77,6 @@ def split(jobs: list[Job]) -> list[Job]:
 def one_by_one(pending: Pending, overview: Overview) -> None:
     """All cells, in this process or, where they want several, in others that it starts."""
     from bench.run import kept
-    from bench.sweep.attempt import attempt
 
     watcher = Watcher()
     with kept.between_cells():
@@ -89,11 +88,6 @@ def one_by_one(pending: Pending, overview: Overview) -> None:
             plan = job.plan()
             overview.begin(0, plan.title)
             shown = overview.progress(0)
-            if together.needed(plan.config):
-                result = together.attempt(
-                    plan.config, job.overrides, plan.title, shown, overview.say
-                )
-            else:
-                result = attempt(plan, watcher, shown)
+            result = together.run(plan, job.overrides, watcher, shown, overview.say)
             overview.end(0, result)
             pending.settle(job, result)

@@ -198,14 +198,20 @@ def environment(slot: int, workers: int) -> dict[str, str]:
 
 
 def cores() -> int:
-    """Cores that this process may use: its affinity, the container's quota, OMP_NUM_THREADS."""
+    """Cores that this process may use: those that it has, and no more than OMP_NUM_THREADS."""
+    there = available()
+    with suppress(KeyError, ValueError):
+        there = min(there, int(os.environ["OMP_NUM_THREADS"]))
+    return max(1, there)
+
+
+def available() -> int:
+    """Cores that this process has: its affinity, and the container's quota."""
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     limits = [found or 1]
     with suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         limits.append(int(quota) // int(period))
-    with suppress(KeyError, ValueError):
-        limits.append(int(os.environ["OMP_NUM_THREADS"]))
     return max(1, min(limits))
 
 

@@ -7,10 +7,7 @@ as lines of JSON on standard output, and writes how the cell ended to the file A
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,12 @@ from typing import Any
 from bench.run import distributed, interrupts
 from bench.sweep import outcomes
 from bench.sweep.outcomes import Outcome
-from bench.sweep.worker import Telling
+from bench.sweep.worker import Telling, channel
 
 
 def main(cell: Path, answer: Path) -> int:
     """Work at the cell; the exit status, as of ``python -m bench``."""
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no message
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    told = channel()
     job = json.loads(cell.read_text())
     command = outcomes.command_line(job["overrides"])
     try:

@@ -58,21 +58,16 @@ class CellJob:
         from bench.run.plan import plan
         from bench.run.progress import Shown
         from bench.sweep import together
-        from bench.sweep.attempt import attempt
         from bench.sweep.leases import Watcher
 
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
         with composer() as here:
             planned = plan(here.compose(overrides), outcomes.command_line(overrides))
-        watcher = Watcher()
+        watcher, say = Watcher(), partial(print, file=sys.stderr, flush=True)
         end = time.monotonic() + PATIENCE
         while True:
             shown = Shown(planned.title)
-            if together.needed(planned.config):
-                say = partial(print, file=sys.stderr, flush=True)
-                outcome = together.attempt(planned.config, overrides, planned.title, shown, say)
-            else:
-                outcome = attempt(planned, watcher, shown)
+            outcome = together.run(planned, overrides, watcher, shown, say)
             if outcome.status != "elsewhere" or time.monotonic() > end:
                 return outcome
             time.sleep(5)

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.run import distributed, interrupts
+from bench.run.plan import Plan
 from bench.run.progress import Progress
 from bench.sweep import pool
+from bench.sweep.leases import Watcher
 from bench.sweep.outcomes import Outcome
 
 SHUTDOWN = 280  # seconds that torchrun gives its processes to write a checkpoint
@@ -32,6 +34,21 @@ def needed(config: Mapping[str, Any]) -> bool:
     return config["distributed"]["processes"] > 1 and distributed.world() == 1
 
 
+def run(
+    plan: Plan,
+    overrides: Sequence[str],
+    watcher: Watcher,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Run a cell in this process or, where it wants several, in others; how it ended."""
+    from bench.sweep import attempt as alone
+
+    if needed(plan.config):
+        return attempt(plan.config, overrides, plan.title, progress, say)
+    return alone.attempt(plan, watcher, progress)
+
+
 def attempt(
     config: Mapping[str, Any],
     overrides: Sequence[str],
@@ -39,7 +56,7 @@ def attempt(
     progress: Progress,
     say: Callable[[str], None],
 ) -> Outcome:
-    """Run the cell of a resolved configuration; how it ended.
+    """Run the cell of a resolved configuration in processes of its own; how it ended.
 
     overrides: those of its command, for messages and the record. say: takes lines that stay.
     """

@@ -46,12 +46,18 @@ def tell(stream: IO[str], **message: Any) -> None:
         interrupts.request("the sweep it belongs to has ended")
 
 
-def main() -> None:
-    """Run the cells that standard input names, until it is closed or a stop is requested."""
+def channel() -> IO[str]:
+    """Standard output, for messages alone: what a library prints or warns of goes to the errors."""
     told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no message
+    os.dup2(2, 1)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    return told
+
+
+def main() -> None:
+    """Run the cells that standard input names, until it is closed or a stop is requested."""
+    told = channel()
     cells: queue.Queue[str | None] = queue.Queue()
 
     def listen() -> None:
