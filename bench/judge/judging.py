@@ -16,7 +16,7 @@ from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.comparison import ALL_RATES, Comparison
 from bench.judge.measures import Measuring
-from bench.judge.primary import Family, Look
+from bench.judge.primary import LEVEL, Family, Look
 from bench.judge.rates import AS_RUN, PROTOCOLS
 from bench.judge.rows import count
 from bench.judge.settings import (
@@ -156,7 +156,16 @@ def through_looks(
             if look.seeds is None or len(seeds) >= look.seeds or i not in current
         }
         current |= _step_down(seen, size, look.level)
-    return [current[i] for i in range(len(judged))]
+    return [_followed(current[i], *judged[i], family.looks) for i in range(len(judged))]
+
+
+def _followed(made: Judgement, seeds: Sequence[int], at: At, looks: Sequence[Look]) -> Judgement:
+    """What an earlier look has decided stands; the seeds that came since are told beside it."""
+    last = looks[-1].seeds
+    known = made.effect
+    if last is None or known is None or not made.decided or not known.n < last <= len(seeds):
+        return made
+    return replace(made, later=at(seeds[:last], LEVEL).effect)
 
 
 def _primary(comparisons: Sequence[Comparison]) -> list[Comparison]:

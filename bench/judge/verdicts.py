@@ -48,6 +48,7 @@ class Judgement:
     p_holm: float | None = None  # of primary comparisons
     primary: bool = False
     look: str = ""  # of a primary comparison: which one decided
+    later: Effect | None = None  # what the seeds of a later look add to a verdict that stands
     pairs: tuple[Pair, ...] = ()
     cells: tuple[str, ...] = ()
     guards: tuple[Guard, ...] = ()

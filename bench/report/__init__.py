@@ -14,7 +14,7 @@ from bench.judge import cells, foreign, settings
 from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.rows import Section, group
-from bench.report import render, tables
+from bench.report import render, series, tables
 
 if TYPE_CHECKING:
     from bench.judge.primary import Family
@@ -42,6 +42,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
+    series: list[series.Series] = field(default_factory=list)
 
 
 def collect(path: str | Path) -> Collection:
@@ -97,7 +98,8 @@ def make(
         from bench.judge.judging import judge  # scipy takes a second to import
 
         judgements = judge(claims or [], found, family)
-    return Report(command, sheets, _warnings(found), judgements, sections)
+    several = [] if claims_only else series.find(sections)
+    return Report(command, sheets, _warnings(found), judgements, sections, several)
 
 
 def _table(
@@ -118,14 +120,18 @@ def _warnings(found: Collection) -> list[str]:
 
 
 def _slugs(sections: list[Section]) -> list[str]:
-    """One section needs no name; several are named by task, model, scale, and a number if alike."""
+    """One section needs no name; several are named by task, model, scale, and what sets them apart.
+
+    A number follows where that is the same.
+    """
     if len(sections) == 1:
         return [""]
     made: list[str] = []
     for section in sections:
         split = "" if section.split == "reported" else f"-{section.split}"
         words = f"{section.task}-{section.model}-{section.scale}{split}"
-        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in words)
+        words += f"-{section.detail}" if section.detail else ""
+        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in words.replace(", ", "-"))
         alike = sum(slug.startswith(name) for slug in made)
         made.append(f"{name}-{alike + 1}-" if alike else f"{name}-")
     return made
@@ -134,6 +140,7 @@ def _slugs(sections: list[Section]) -> list[str]:
 def text(report: Report, width: int | None = None) -> str:
     """What the command prints; lines fit into `width` where one is given."""
     parts = [render.text(sheet.table, width) for sheet in report.sheets]
+    parts += [render.text(series.table(one), width) for one in report.series]
     if report.judgements:
         from bench.report import verdict_sheet
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench import records
 from bench.judge.parallel import mapped
 from bench.judge.rows import Section
-from bench.report import Report, Sheet, render, tables
+from bench.report import Report, Sheet, render, series, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ CAPTIONS = {
     "forgetting": "What was learned against what was forgotten",
     "cost": "Final score against what it cost",
     "learning_rate": "Final score against the learning rate: its peak, and how wide it is",
+    "series": "What each arm ends with against a number of the task",
 }
 
 
@@ -33,7 +34,7 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
     Raises UserError where it can't be written to.
     """
     records.prepare_folder(out)
-    drawn = _figures(report, out)
+    drawn = _figures(report, out) | _series(report, out)
     contents = {}
     if report.sheets:
         contents = {
@@ -84,7 +85,8 @@ def caption(figure: Path) -> str:
 def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
     """Of each sheet that gets figures, by its slug, their files."""
     many = sum(len(section.cells) for section in report.sections) >= MANY_CELLS
-    pictured = report.sheets[: min(1, FIGURES_OF) if many else FIGURES_OF]
+    pictured = [sheet for sheet in report.sheets if sheet.section.key not in _told(report)]
+    pictured = pictured[: min(1, FIGURES_OF) if many else FIGURES_OF]
     if not pictured:
         return {}
     from bench.report import curves, plots  # matplotlib takes a second to import
@@ -106,6 +108,32 @@ def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
     made = mapped(_drawn, wanted, least=MANY_FIGURES)  # cells are sent along: few are no gain
     for figure, paths in zip(wanted, made, strict=True):
         drawn[figure.sheet.slug] += paths
+    return drawn
+
+
+def _told(report: Report) -> set[str]:
+    """Sections whose series has the figure: of a series only the largest gets its own."""
+    return {
+        section.key
+        for one in report.series
+        for section in one.sections.values()
+        if section is not one.largest
+    }
+
+
+def _series(report: Report, out: Path) -> dict[str, list[Path]]:
+    """Of each series, by its slug, the files of its figure."""
+    if not report.series or not FIGURES_OF:
+        return {}
+    from bench.report import figures
+
+    drawn: dict[str, list[Path]] = {}
+    for one in report.series[:FIGURES_OF]:
+        figure = series.figure(one)
+        if figure is not None:
+            ids = " ".join(cell.cell for s in one.sections.values() for cell in s.cells)
+            description = f"Made by: {report.command}. Records: {ids}"
+            drawn[one.slug] = figures.save(figure, out / f"{one.slug}series", description)
     return drawn
 
 
@@ -137,6 +165,10 @@ def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
         if images:
             parts.append("\n\n".join(f"![{caption(path)}]({path.name})" for path in images) + "\n")
         parts.append(_behind_markdown("Records behind each row:", sheet.table))
+    for one in report.series:
+        parts.append(render.markdown(series.table(one)))
+        images = [path for path in drawn.get(one.slug, []) if path.suffix == ".svg"]
+        parts += [f"![{caption(path)}]({path.name})\n" for path in images]
     parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
     parts.append(f"Made by `{report.command}`.\n")
     return "\n".join(parts)
@@ -145,6 +177,7 @@ def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
 def _latex(report: Report) -> str:
     parts = [f"% made by: {report.command}\n"]
     parts += [render.latex(sheet.table) + _behind_latex(sheet.table) for sheet in report.sheets]
+    parts += [render.latex(series.table(one)) for one in report.series]
     parts += [f"% WARNING: {_line(warning)}\n" for warning in report.warnings]
     return "\n".join(parts)
 

@@ -11,7 +11,16 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.judge.rows import count
-from bench.report import Report, Sheet, files, forest, page_cells, page_verdicts, render, wording
+from bench.report import (
+    Report,
+    files,
+    forest,
+    page_cells,
+    page_verdicts,
+    render,
+    series,
+    wording,
+)
 from bench.report.markup import escaped as _e
 
 FIGURES_BYTES = 1_200_000  # of all figures together; what is beyond is named, not shown
@@ -21,7 +30,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 def page(report: Report, drawn: dict[str, list[Path]]) -> str:
     """The whole page; `drawn` has each sheet's figures, by slug, of which the SVGs are taken."""
     here = Path(__file__).parent
-    sheets, room = report.sheets, [FIGURES_BYTES]
+    room = [FIGURES_BYTES]
     body = [
         "<header><h1>mora-bench report</h1>",
         _answer(report),
@@ -29,8 +38,11 @@ def page(report: Report, drawn: dict[str, list[Path]]) -> str:
         *(f'<p class="warning">{_e(line)}</p>' for line in report.warnings),
         page_verdicts.section(report) if report.judgements else "",
         _contents(report),
-        *(_sheet(i, sheet, drawn.get(sheet.slug, []), room) for i, sheet in enumerate(sheets)),
-        page_cells.section([sheet.section for sheet in sheets]),
+        *(
+            _sheet(i, table, drawn.get(slug, []), room)
+            for i, (slug, table) in enumerate(_tables(report))
+        ),
+        page_cells.section([sheet.section for sheet in report.sheets]),
         f'<p class="pale">Made by <code>{_e(report.command)}</code></p>',
     ]
     style = (here / "page.css").read_text() + forest.STYLE
@@ -68,19 +80,24 @@ def _unbroken(words: str) -> str:
     return re.sub(r"\blr \S+e-\d+", r'<span class="whole">\g<0></span>', words)
 
 
+def _tables(report: Report) -> list[tuple[str, render.Table]]:
+    """All tables, each with the slug of its figures."""
+    made = [(sheet.slug, sheet.table) for sheet in report.sheets]
+    return made + [(one.slug, series.table(one)) for one in report.series]
+
+
 def _contents(report: Report) -> str:
-    links = [(f"#sheet-{i}", sheet.table.title) for i, sheet in enumerate(report.sheets)]
+    links = [(f"#sheet-{i}", table.title) for i, (_, table) in enumerate(_tables(report))]
     links.append(("#cells", "Cells"))
     listed = "".join(f'<li><a href="{a}">{_e(words)}</a></li>' for a, words in links)
-    summary = f"Contents: {count(len(report.sheets), 'table')} and the cells"
+    summary = f"Contents: {count(len(links) - 1, 'table')} and the cells"
     return f"<details><summary>{summary}</summary><nav><ul>{listed}</ul></nav></details>"
 
 
 # ---------------------------------------------------------------------------- tables, figures
 
 
-def _sheet(number: int, sheet: Sheet, drawn: Iterable[Path], room: list[int]) -> str:
-    table = sheet.table
+def _sheet(number: int, table: render.Table, drawn: Iterable[Path], room: list[int]) -> str:
     figures = [path for path in drawn if path.suffix == ".svg"]
     parts = [f'<h2 id="sheet-{number}">{_e(table.title)}</h2>', _table(table)]
     parts.append('<ul class="notes">')

@@ -113,6 +113,12 @@ def _along(section: Section, main: str | None) -> Part:
     )
     if ended_there and last in steps and main in section.metrics:
         steps.remove(last)  # the final value says it
+    # Cells that are scored at shares of what is learned have hardly a step in common.
+    steps = [
+        s
+        for s in steps
+        if 2 * sum(_is_scored(r, main, s) for r in section.rows) > len(section.rows)
+    ]
     if len(steps) > STEPS_SHOWN:
         chosen = np.linspace(0, len(steps) - 1, STEPS_SHOWN).round().astype(int)
         steps = [steps[i] for i in chosen]
@@ -123,6 +129,10 @@ def _along(section: Section, main: str | None) -> Part:
             (Column(str(step), f"{unit_label(main, metric)} at step"), _marked(values, metric))
         )
     return _with_first(section, part, None)
+
+
+def _is_scored(row: Row, metric: str, step: int) -> bool:
+    return bool(at_step(row, metric, step))
 
 
 def at_step(row: Row, metric: str, step: int) -> list[float]:

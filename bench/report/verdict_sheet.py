@@ -118,7 +118,7 @@ def table(judgements: Sequence[Judgement]) -> Table:
                 Value(wording.margin(judgement.claim, judgement.unit)),
                 Value(wording.paper(judgement) or DASH),
                 Value(DASH if found is None else str(found.n)),
-                Value(_short(judgement.reason) if judgement.verdict != UNDECIDED else ""),
+                Value("; ".join(filter(None, [_why(judgement), wording.later(judgement)]))),
             ]
         )
     notes = [f"{number} {where}" for where, number in settings.items()]
@@ -147,6 +147,10 @@ def _where(judgement: Judgement) -> str:
     return ", ".join(
         filter(None, [wording.standing(judgement), judgement.protocol, judgement.setting])
     )
+
+
+def _why(judgement: Judgement) -> str:
+    return "" if judgement.verdict == UNDECIDED else _short(judgement.reason)
 
 
 def _short(words: str) -> str:
@@ -212,6 +216,7 @@ def _csv_line(judgement: Judgement, command: str) -> dict[str, object]:
         "noise_largest": "" if judgement.noise is None else judgement.noise.largest,
         "guards": "; ".join(guard.word for guard in judgement.guards),
         "reason": judgement.reason,
+        "later": wording.later(judgement),
         "rates": "; ".join(filter(None, judgement.rates)),
         "others": "; ".join(
             f"{label}: {other.effect:.4g} [{other.low:.4g} {other.high:.4g}]"

@@ -104,9 +104,19 @@ def standing(judgement: Judgement) -> str:
     return ", ".join(filter(None, ["primary", judgement.look]))
 
 
+def later(judgement: Judgement) -> str:
+    """What came after the look that decided: told, and not judged again."""
+    found = judgement.later
+    if found is None:
+        return ""
+    amount = f"{size(judgement, found.effect)} {unit(judgement)}".strip()
+    return f"with {count(found.n, 'seed')}: {amount}, {interval(judgement, found)}"
+
+
 def remarks(judgement: Judgement) -> list[str]:
     """All that is said of a comparison beside its numbers."""
     said = [judgement.reason] if judgement.reason else []
+    said += [words] if (words := later(judgement)) else []
     said += [line for line in judgement.rates if line]
     found = judgement.effect
     if found is not None:

@@ -61,6 +61,22 @@ def test_a_planned_second_look(tmp_path: Path, make: Make) -> None:
     assert "1 seed beyond the last look left out" in found.flags
 
 
+def test_seeds_after_a_decision_are_told_and_not_judged(tmp_path: Path, make: Make) -> None:
+    family = Family((claim(margin=0.0),), (Look(3, 0.01), Look(5, 0.04)))
+    fill(tmp_path, make, "mora", (0.71, 0.72, 0.715, 0.50))
+    fill(tmp_path, make, "lora", (0.66, 0.67, 0.664, 0.80))
+    (found, *_) = judge([], collect(tmp_path), family)
+    assert found.verdict == "holds" and found.later is None  # a seed short of the second look
+    fill(tmp_path, make, "mora", (0.51,), first_seed=5)
+    fill(tmp_path, make, "lora", (0.80,), first_seed=5)
+    (found, *_) = judge([], collect(tmp_path), family)
+    assert found.verdict == "holds" and found.look == "look 1 of 2, level 0.01"
+    assert found.effect is not None and found.effect.n == 3
+    assert found.later is not None and found.later.effect == pytest.approx(-0.0878)
+    row = verdict_sheet.table([found]).rows[0]
+    assert row[-1].text.startswith("with 5 seeds: -8.8 points, ")
+
+
 def test_what_a_seed_fewer_would_say(tmp_path: Path, make: Make) -> None:
     fill(tmp_path, make, "mora", (0.80, 0.82, 0.84, 0.81))
     fill(tmp_path, make, "lora", (0.50, 0.52, 0.53, 0.52))

@@ -54,7 +54,7 @@ def test_several_settings_have_files_of_their_own(study: Path, make, capsys) -> 
     assert main([str(study)]) == 0
     names = {p.name for p in (study / "report").iterdir()}
     first = "uuid-smollm2_135m_wheel-laptop-"
-    assert {f"{first}loss.svg", f"{first}2-loss.svg", f"{first}accuracy.png"} <= names
+    assert {f"{first}pairs_32-loss.svg", f"{first}pairs_64-accuracy.png"} <= names
     assert "32 pairs" in (out := capsys.readouterr().out) and "64 pairs" in out
 
 

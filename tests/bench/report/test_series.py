@@ -1,0 +1,97 @@
+"""What each arm ends with against a number of the task: capacity over the number of facts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+
+from bench import records, report
+from bench.judge.cells import collect
+from bench.judge.rows import group
+from bench.report import files, series
+from tests.bench.studies import metric
+
+PARAMETERS = 1_000
+
+
+def facts(make: Any, bits: float, number: int, **known: Any) -> records.Record:
+    """A cell that stores so many bits of `number` facts of 8 bits."""
+    cell = hashlib.sha256(f"{number} {known}".encode()).hexdigest()[:16]
+    made: records.Record = make(trainable=PARAMETERS, final=0.5, cell=cell, **known)
+    task = {"_target_": "tasks.facts.FactsTask", "facts": number, "values": 256}
+    task |= {"seed": made["seed"]}
+    made["config"]["task"] = task
+    made["task"] = {"name": "facts", "label": "Facts", "settings": task, "data": []}
+    made["metrics"]["bits_tempered"] = metric(bits, unit="bits", chance=0.0)
+    return made
+
+
+def saturating(make: Any, folder: Path, numbers: tuple[int, ...] = (32, 64, 128)) -> None:
+    """LoRA stores 300 bits at most, at the better of two rates; MoRA keeps everything."""
+    for number in numbers:
+        for seed in (1, 2):
+            stored = min(300.0 if number < 128 else 250.0, 8.0 * number) + seed
+            records.write(facts(make, stored, number, method="lora", seed=seed), folder)
+            worse = facts(make, stored - 99, number, method="lora", seed=seed, rate=1e-1)
+            records.write(worse, folder)
+            records.write(facts(make, 8.0 * number, number, seed=seed), folder)
+
+
+def table(folder: Path) -> dict[str, list[str]]:
+    (found,) = series.find(group(collect(folder).cells))
+    return {row[0].text: [value.text for value in row[1:]] for row in series.table(found).rows}
+
+
+def test_capacity_is_the_most_bits_a_trained_parameter(tmp_path: Path, make) -> None:
+    saturating(make, tmp_path)
+    rows = table(tmp_path)
+    # 257.5, 301.5 and 251.5 are the means of two seeds; at 64 facts 301 and 302 bits: t = 12.7.
+    assert rows["LoRA r=8"] == ["1,000", "258", "302", "252", "0.301 [0.295 to 0.308]"]
+    assert rows["MoRA r=8"][1:4] == ["256", "512", "1,024"]
+    assert rows["MoRA r=8"][4].startswith("≥ 1.024")  # all that there was
+
+
+def test_a_peak_at_the_largest_number_is_a_bound(tmp_path: Path, make) -> None:
+    for number, stored in ((32, 100.0), (64, 120.0), (128, 140.0)):
+        records.write(facts(make, stored, number, method="lora"), tmp_path)
+    assert table(tmp_path)["LoRA r=8"][-1] == "≥ 0.140"
+
+
+def test_what_differs_otherwise_is_no_series(tmp_path: Path, make) -> None:
+    saturating(make, tmp_path, (32, 64))
+    other = facts(make, 300.0, 128)
+    other["environment"] = other["environment"] | {"precision": "bf16"}
+    records.write(other, tmp_path)
+    assert series.find(group(collect(tmp_path).cells)) == []  # two numbers, and one in bf16
+
+
+@pytest.mark.parametrize("panel", [0, 1])
+def test_the_figure_has_the_tables_numbers(tmp_path: Path, make, panel: int) -> None:
+    saturating(make, tmp_path)
+    (found,) = series.find(group(collect(tmp_path).cells))
+    figure = series.figure(found)
+    assert figure is not None
+    lines = [line for line in figure.axes[panel].lines if line.get_linestyle() != ":"]
+    scale = (1, PARAMETERS)[panel]
+    assert [*lines[0].get_xdata()] == [32, 64, 128]
+    assert lines[0].get_ydata() == pytest.approx([v / scale for v in (257.5, 301.5, 251.5)])
+    plt.close("all")
+
+
+def test_only_the_largest_of_a_series_has_figures_of_its_own(
+    tmp_path: Path, make, monkeypatch
+) -> None:
+    monkeypatch.setattr(files, "FIGURES_OF", 8)
+    saturating(make, tmp_path / "records")
+    for seed in (3, 4):
+        records.write(facts(make, 290.0, 64, method="lora", seed=seed), tmp_path / "records")
+    files.write(report.make(collect(tmp_path / "records")), tmp_path / "out")
+    drawn = {path.name for path in (tmp_path / "out").glob("*.svg")}
+    assert "facts-facts-series.svg" in drawn
+    assert {name.split("-")[3] for name in drawn - {"facts-facts-series.svg"}} == {"facts_64"}
+    written = (tmp_path / "out" / "table.md").read_text()
+    assert "by facts" in written and "(facts-facts-series.svg)" in written
