@@ -4,11 +4,12 @@
     stated        where it is stated
     says          the claim, in our words
     task          patterns of task names ("uuid", "math*")
-    setting       further conditions, all of which must be met: model, scale, device, precision,
-                  rank (of the adapters), a key of the task (facts) or trainer.KEY; a value or a
-                  list
+    setting       further conditions, all of which must be met: experiment, model, scale, device,
+                  precision, rank (of the adapters), a key of the task (facts) or trainer.KEY; a
+                  value or a list
     endpoint      what is compared; see bench.judge.endpoints
-    a, b          the arms: method, and settings of it such as operator; b may be {value: number}
+    a, b          the arms: method, and settings of it such as operator; b may be {value: number}.
+                  With learning_rate the arm is judged at that rate alone, as run
     rank          low (about the paper's 8), high (about its 256) or any (the default)
     direction     better: a beats b by more than the margin. no_worse: a is not worse than b by
                   more than the margin. equal: they differ by no more than the margin either way
@@ -48,6 +49,7 @@ from bench.judge.endpoints import Endpoint
 DIRECTIONS = ("better", "no_worse", "equal")
 RANKS = ("low", "high", "any")
 PRIMARY = "primary.yaml"
+_RATE = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,16 @@ class Arm:
     value: float | None = None
 
     def takes(self, cell: Result) -> bool:
+        """Whether the cell is of the arm, whatever its learning rate."""
         return cell.method == self.method and all(
-            cell.settings.get(key) == value for key, value in self.settings
+            cell.settings.get(key) == value for key, value in self.settings if key != _RATE
         )
+
+    @property
+    def rate(self) -> float | None:
+        """The one learning rate that the arm is about; None where rates are tuned."""
+        found = dict(self.settings).get(_RATE)
+        return None if found is None else float(found)
 
     @property
     def words(self) -> str:
@@ -109,7 +118,7 @@ _ANY = object()  # FFT has no rank and fits any
 def _value(cell: Result, key: str) -> Any:
     if key == "rank":
         return _ANY if cell.rank is None else cell.rank
-    if key in ("model", "scale", "device", "precision"):
+    if key in ("experiment", "model", "scale", "device", "precision"):
         return getattr(cell, key)
     if key.startswith("trainer."):
         return cell.settings.get(key)

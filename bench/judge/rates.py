@@ -69,6 +69,12 @@ class Candidate:
 
         return Candidate(self.row, kept(self.reported), kept(self.validation))
 
+    def at(self, rate: float | None) -> Candidate:
+        """As if it had been run at this rate alone; all of it for None."""
+        if rate is None:
+            return self
+        return Candidate(self.row, _within(self.reported, [rate]), _within(self.validation, [rate]))
+
     @property
     def trainable(self) -> int | None:
         groups = [*self.reported.values(), *self.validation.values()]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.judge import paper
 from bench.judge.cells import Collection, Result
-from bench.judge.claims import Claim
+from bench.judge.claims import Arm, Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate, Goodness
 from bench.judge.rows import Section, group
@@ -104,18 +104,20 @@ def needs_metric(endpoint: Endpoint) -> bool:
 def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
     """The arms of the claim: of one rank, of the kind it is about, having seen equally much."""
     about = (c for c in setting.candidates if claim.about(c.row.cells[0]))
-    unseen = (c.among(lambda seed: seed >= claim.first_seed) for c in about)
-    fitting = [c for c in unseen if c.reported or c.validation]
-    for a in fitting:
-        if not claim.a.takes(a.row.cells[0]):
-            continue
+    unseen = [c.among(lambda seed: seed >= claim.first_seed) for c in about]
+
+    def of(arm: Arm) -> list[Candidate]:
+        taken = (c.at(arm.rate) for c in unseen if arm.takes(c.row.cells[0]))
+        return [c for c in taken if c.reported or c.validation]
+
+    for a in of(claim.a):
         if claim.b.value is not None:
             if _rank_fits(claim, [a]):
                 yield [a]
             continue
-        for b in fitting:
+        for b in of(claim.b):
             alike = claim.over is not None or exposure(a) == exposure(b)
-            if claim.b.takes(b.row.cells[0]) and alike and _rank_fits(claim, [a, b]):
+            if alike and _rank_fits(claim, [a, b]):
                 yield [a, b]
 
 
