@@ -94,17 +94,19 @@ def main() -> None:
     parser.add_argument("--shape", nargs=2, type=int, default=[4096, 4096], metavar="N")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     (d_in, d_out), dtype = options.shape, DTYPES[options.dtype]
-    x = torch.randn(options.tokens, d_in, dtype=dtype, requires_grad=True)
-    dy = torch.randn(options.tokens, d_out, dtype=dtype)
-    print(f"{d_in} -> {d_out}, {options.dtype}, calls and kernels a layer-step at rank 8\n")
+    x = torch.randn(options.tokens, d_in, dtype=dtype, device=options.device, requires_grad=True)
+    dy = torch.randn(options.tokens, d_out, dtype=dtype, device=options.device)
+    where = f"{d_in} -> {d_out}, {options.dtype}, {options.device}"
+    print(f"{where}, calls and kernels a layer-step at rank 8\n")
     columns = ["calls forward", "backward", "both", "kernels forward", "backward", "both"]
     print(f"| layer | compute | {' | '.join(columns)} |")
     print("| --- | --- " + "| ---: " * len(columns) + "|")
     for name, compute, adapt in contestants():
         for fresh in (True, False) if compute == "cached" else (True,):
-            layer = adapt(plain_layer(d_in, d_out, dtype)).train()
+            layer = adapt(plain_layer(d_in, d_out, dtype).to(options.device)).train()
             a, b, c, d = counts(layer, x, dy, fresh=fresh)
             how = compute if fresh else "cached, next micro-batch"
             print(f"| {name} | {how} | {a} | {b} | {a + b} | {c} | {d} | {c + d} |", flush=True)

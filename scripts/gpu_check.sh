@@ -6,10 +6,11 @@
 #
 # The machine has torch (with CUDA), transformers and peft; the rest comes as wheels in DIR, which a
 # machine with a network has filled: pip download -d DIR . pytest setuptools wheel
-# Runs the CUDA tests, bench.selfcheck, and times a layer (time_adapters.py) and a whole step
-# (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a random 1B model: bf16, eager and
-# compiled (a few contestants), against peft's LoRA and DoRA. Results go to results/cost/CARD. A step
-# that fails is named at the end, and the others run. Exit status: 0; 1 a step failed; 2 it cannot begin.
+# Runs the CUDA tests, bench.selfcheck, counts a layer's launches (count_calls.py), and times a layer
+# (time_adapters.py) and a whole step (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a
+# random 1B model: bf16, eager and compiled (a few contestants), against peft's LoRA and DoRA. Results
+# go to results/cost/CARD. A step that fails is named at the end, and the others run. Exit status: 0;
+# 1 a step failed; 2 it cannot begin.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 wheels="" out="" rehearse=""
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
         --wheels) wheels=${2:?--wheels needs a folder}; shift 2 ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --rehearse) rehearse=yes; shift ;;
-        -h|--help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "unknown argument $1; see $0 --help" >&2; exit 2 ;;
     esac
 done
@@ -52,13 +53,13 @@ if [ -n "$rehearse" ]; then
     precision=fp32 layers="--device cpu --shapes smollm2 --tokens 8 --rounds 1"
     sizes="--batch 1 --length 16 --rounds 1"
     smollm2="model=tiny --set model.name=smollm2_random" billion="model=tiny --set model.name=llama_1b3"
-    tests="--collect-only" self="--help" backend=eager
+    tests="--collect-only" self="--help" backend=eager calls="--shape 48 48 --dtype fp32"
 else
     card=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1)
     out=${out:-results/cost/$(echo "$card" | tr ' A-Z' '_a-z' | tr -cd 'a-z0-9_-')}
     precision=bf16 layers="--device cuda --shapes smollm2 llama2_7b --tokens 271 2048 --rounds 15"
     sizes="--batch 8 --length 256 --rounds 9"
-    tests="" self="" backend=inductor
+    tests="" self="" backend=inductor calls="--shape 4096 4096 --dtype bf16 --device cuda"
 fi
 mkdir -p "$out" || exit 2
 
@@ -83,6 +84,7 @@ training() { # NAME MODEL... [OPTION...]
 echo "$card; results in $out"
 step tests 180 "$python" -m pytest tests/methods/test_runtimes.py -q -p no:cacheprovider -k cuda $tests
 step selfcheck 120 "$python" -m bench.selfcheck $self
+step calls 60 "$python" scripts/count_calls.py $calls
 step adapters 200 "$python" scripts/time_adapters.py $layers --dtypes "$precision" --out "$out"
 training smollm2 $smollm2
 compiled=(--compile $backend --only LoRA "MoRA rotation" "MoRA sharing" "peft LoRA")
