@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ CELL = (
     "trainer.log_every=1", "tracker=none", "threads=1", "device=cpu", "precision=fp32",
 )  # fmt: skip
 TRAINER = "from transformers import LlamaForCausalLM, Trainer"
-# What a cell stands on, each line with what is above it.
+# What a cell stands on, each line with what is above it, and the largest of what those import.
 STAGES = {
     "Python": "pass",
     "torch": "import torch",
@@ -32,7 +33,17 @@ STAGES = {
     "and transformers' base class of models": "from transformers import PreTrainedModel",
     "and its LLaMA and Trainer": TRAINER,
     "the same without looking for garbage": f"import gc; gc.disable(); {TRAINER}",
+    "alone: sympy, which torch's compiler imports": "import sympy",
+    "alone: scipy.optimize, which transformers' losses import": "import scipy.optimize",
+    "alone: datasets, which its Trainer imports": "import datasets",
 }
+NOTE = (
+    "Processor time grows where other work shares the cores: compare lines of one table, and take",
+    "the low end of a range for a machine at rest.",
+    "",
+    "torch and transformers import what is alone above, and peft, wherever it is installed, and",
+    "transformers reads the source of each of its models twice. Neither has a switch for it.",
+)
 END = "\nimport os; os._exit(0)"
 # `python -m bench`, up to where the first step is reported.
 FIRST_STEP = """
@@ -68,10 +79,16 @@ def seconds(arguments: list[str], root: Path = ROOT) -> float:
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
+def commit(checkout: Path) -> str:
+    """The commit of a checkout, short."""
+    command = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def measure(runs: int, beside: Path | None) -> dict[str, list[float]]:
     """Seconds of each line in each of ``runs`` rounds."""
     spent: dict[str, list[float]] = {}
-    places = {"": ROOT} | ({} if beside is None else {", the other checkout": beside.resolve()})
+    places = {"": ROOT} | ({} if beside is None else {f", at {commit(beside)}": beside.resolve()})
     for number in range(runs):
         for name, code in STAGES.items():
             spent.setdefault(name, []).append(seconds(["-c", code + END]))
@@ -107,9 +124,12 @@ def main() -> None:
         "# What the start of a cell takes",
         "",
         f"Made by `{command}{' --beside ...' if options.beside else ''}`.",
-        f"Seconds of processor time, {options.runs} rounds, one thread, {timing.processor()}.",
+        f"Seconds of processor time, {options.runs} rounds, one thread, {timing.processor()};",
+        f"torch {version('torch')}, transformers {version('transformers')}.",
         "",
         *table(spent),
+        "",
+        *NOTE,
     ]
     print("\n".join(lines))
     if options.out:
