@@ -81,8 +81,10 @@ def profile(overrides: list[str]) -> dict[str, float]:
     """Seconds of each part of a cell that runs here and now. Raises SystemExit where it fails."""
     clock = Clock()
     with clock.part("imports"):
+        from bench.run import imports
+
+        imports.ahead("bench.run.cell")  # as a cell does
         from bench.run import analysis, kept, scoring, training
-        from bench.run import cell as _  # noqa: F401 - the heavy imports
         from bench.run.progress import Progress
         from bench.sweep import attempt, dryrun, leases
 

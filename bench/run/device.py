@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
+from bench.run import imports
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,7 @@ def _present(device: str) -> str:
     """The device, after auto. Raises UserError for one that is not on this machine."""
     found = ["cpu"]
     if may_have_gpu():
+        imports.ahead("torch")
         import torch
 
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench import records
 from bench.errors import UserError
-from bench.run import checks, distributed
+from bench.run import checks, distributed, imports
 from bench.run.build import build
 from bench.run.device import Placement
 from bench.run.plan import Plan
@@ -41,7 +41,8 @@ def prepare(plan: Plan) -> Cell:
     checks.configuration(config)
     distributed.check(config["distributed"], plan.method)
 
-    from bench.run import kept, models  # heavy, and needed from here on
+    imports.ahead("bench.run.models")  # heavy, and needed from here on
+    from bench.run import kept, models
 
     method: Method = build(config["method"])
     task = kept.task(config)

@@ -30,7 +30,6 @@ from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
@@ -322,6 +321,8 @@ def _stat(file: Path) -> dict[str, int]:
 @contextmanager
 def _step(text: str) -> Iterator[None]:
     """Say on stderr what takes a while: a spinner on a terminal, plain lines elsewhere."""
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     start = time.monotonic()
     if console.is_terminal:

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench import records
 from bench.errors import UserError
-from bench.run import distributed, interrupts
+from bench.run import distributed, imports, interrupts
 from bench.run.plan import Plan, done, tidy
 from bench.run.prepare import Cell, prepare
 from bench.run.progress import Progress
@@ -76,10 +76,12 @@ def _follow(plan: Plan) -> Outcome:
     """Work at the cell with the first process, which alone leases, writes and prints."""
     if not distributed.tell():
         return Outcome(plan.title, "ok", None, plan.command, fresh=False)
-    from bench.run.cell import run_cell
-
     try:
-        record = run_cell(prepare(plan), lambda: None, Progress())
+        ready = prepare(plan)
+        imports.ahead("bench.run.cell")
+        from bench.run.cell import run_cell
+
+        record = run_cell(ready, lambda: None, Progress())
         return of_record(plan.title, plan.command, record)
     except interrupts.Stopped as reason:
         return Outcome(plan.title, "stopped", str(reason), plan.command)
@@ -113,7 +115,8 @@ class Reporting(Progress):
 
 
 def _run(ready: Cell, lease: leases.Lease, progress: Progress) -> records.Record:
-    from bench.run import cell  # heavy, and needed by cells that run
+    imports.ahead("bench.run.cell")  # heavy, and needed by cells that run
+    from bench.run import cell
 
     try:
         return cell.run_cell(ready, lease.check, Reporting(progress, lease))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.errors import UserError
-from bench.run import interrupts
+from bench.run import device, imports, interrupts
 from bench.sweep.grid import Job
 from bench.sweep.outcomes import Outcome
 from bench.sweep.overview import Overview
@@ -220,6 +220,9 @@ def visible_gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip()]
+    if not device.may_have_gpu():
+        return []
+    imports.ahead("torch")
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]

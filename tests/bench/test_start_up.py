@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from bench.run import device, installed, method_card
+from bench.sweep import pool
 from methods import MethodError
 
+# What a cell needs no more than they do: of a report, a tracker, a terminal, lm-eval.
+UNUSED = ("rich", "matplotlib", "wandb", "lm_eval", "sklearn", "nltk", "evaluate", "IPython")
 HEAVY = (
     "torch",
     "transformers",
@@ -24,9 +27,10 @@ HEAVY = (
     "accelerate",
     "safetensors",
 )
-# Runs the doors one after the other; after each, what it printed, its status, what is loaded.
+# Runs the doors one after the other; after each its status, what it printed, what is loaded, and
+# how often the collector has looked for garbage so far.
 DRIVER = """
-import contextlib, importlib, io, json, sys
+import contextlib, gc, importlib, io, json, sys
 for door, arguments in json.loads(sys.argv[1]):
     main = importlib.import_module(door).main
     said = io.StringIO()
@@ -34,12 +38,14 @@ for door, arguments in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         status = main(arguments)
     loaded = [name for name in json.loads('%s') if name in sys.modules]
-    print(json.dumps([status, said.getvalue(), loaded]))
-""" % json.dumps(HEAVY)  # noqa: UP031 - braces abound
+    assert gc.isenabled()
+    looks = gc.get_stats()[0]["collections"]
+    print(json.dumps([status, said.getvalue(), loaded, looks]))
+""" % json.dumps(HEAVY + UNUSED)  # noqa: UP031 - braces abound
 
 
-def doors(root: Path, *calls: tuple[str, list[str]]) -> list[tuple[int, str, list[str]]]:
-    """Exit status, output and heavy modules after each call, all in one fresh process."""
+def doors(root: Path, *calls: tuple[str, list[str]]) -> list[tuple[int, str, list[str], int]]:
+    """What DRIVER tells after each call, all in one fresh process."""
     ran = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(calls)],
         cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True,
@@ -61,7 +67,7 @@ def test_no_door_loads_what_it_does_not_need(
 ) -> None:
     assert run().status == 0
     bench, cell = "bench.__main__", list(tiny)
-    found = doors(
+    *found, whole = doors(
         root,
         ("bench.status", [str(tmp_path / "runs")]),
         (bench, [*cell, "method=nope"]),
@@ -73,20 +79,27 @@ def test_no_door_loads_what_it_does_not_need(
         (bench, cell),
         (bench, ["-m", *cell]),
         ("bench.dryrun", [*cell, "--ids"]),
+        (bench, [*cell, "seed=1"]),
     )
     refused = found[1:7]
     assert found[0][0] == 0 and "1 done" in found[0][1]
-    assert [status for status, _, _ in refused] == [2] * len(refused)
-    assert [status for status, _, _ in found[7:]] == [0, 0, 0]
-    assert all("done before" in said for _, said, _ in found[7:9])
-    for status, said, loaded in found:
+    assert [status for status, *_ in refused] == [2] * len(refused)
+    assert [status for status, *_ in found[7:]] == [0, 0, 0]
+    assert all("done before" in said for _, said, *_ in found[7:9])
+    for status, said, loaded, _ in found:
         assert not loaded, (status, said)
+    # A cell that runs needs torch, yet nothing that only others need, and the collector rests while
+    # it is loaded: else it looks a thousand times.
+    status, said, loaded, looks = whole
+    assert status == 0 and "1 ok" in said
+    assert "torch" in loaded and not set(UNUSED) & set(loaded)
+    assert looks - found[-1][-1] < 300
 
 
 def test_reports_need_no_torch(root: Path, run: Callable[..., Any], tmp_path: Path) -> None:
     assert run().status == 0
     runs = str(tmp_path / "runs")
-    ((status, said, loaded),) = doors(root, ("bench.report.__main__", [runs, "--claims"]))
+    ((status, said, loaded, _),) = doors(root, ("bench.report.__main__", [runs, "--claims"]))
     assert status == 0, said
     assert not {"torch", "transformers", "datasets", "safetensors"} & set(loaded)
 
@@ -128,6 +141,13 @@ def test_a_refused_method_leaves_no_card(own_cache: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_done_without(own_cache: Path) -> None:
     own_cache.write_text("a file in its place")
     assert method_card.card(CONFIG).name == "mora"
+
+
+def test_no_gpu_is_found_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "may_have_gpu", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    assert pool.visible_gpus() == []
 
 
 # ---- where a cell runs, without torch ----------------------------------------------------------
