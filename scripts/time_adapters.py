@@ -7,11 +7,15 @@ layer: one product forward, one for the input's gradient. Beside it: FFT (a thir
 methods through the path that compute=auto takes, peft's LoRA and DoRA as peft makes them (adapters
 in fp32 under bf16 autocast), and MoRA as published, where compression and rotation act on the
 activations.
+
+    python scripts/time_adapters.py --before CHECKOUT     older code's methods take turns with ours
+    python scripts/time_adapters.py --accumulation 4      steps of four micro-batches, cached
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import platform
 import sys
@@ -19,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import timing
 import torch
@@ -39,6 +43,7 @@ SHAPES = {  # (d_in, d_out)
     "llama2_7b": [(4096, 4096), (4096, 11008), (11008, 4096)],
 }
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+OPERATORS: tuple[OperatorName, ...] = get_args(OperatorName)
 RANK = 8
 FLOOR = "frozen layer"
 
@@ -84,7 +89,33 @@ def peft(**settings: Any) -> Callable[[nn.Module], nn.Module]:
     return lambda layer: inject_adapter_in_model(config, layer)
 
 
-def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
+def from_checkout(folder: Path) -> dict[str, type[AdapterMethod]]:
+    """LoRA, DoRA and MoRA as another checkout has them, beside our own."""
+
+    def ours_aside() -> dict[str, Any]:
+        names = [name for name in sys.modules if name.split(".")[0] == "methods"]
+        return {name: sys.modules.pop(name) for name in names}
+
+    if not (folder / "methods" / "mora.py").is_file():
+        sys.exit(f"--before {folder}: no checkout (it has no methods/mora.py)")
+    kept = ours_aside()
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        return {
+            name: getattr(importlib.import_module(f"methods.{name.lower()}"), name)
+            for name in ("LoRA", "DoRA", "MoRA")
+        }
+    finally:
+        sys.path.pop(0)
+        ours_aside()
+        sys.modules.update(kept)
+
+
+def contestants(
+    before: Path | None = None, **settings: Any
+) -> dict[str, Callable[[nn.Module], nn.Module]]:
+    """By name, how a layer is adapted. settings: of our methods."""
+
     def published(operator: OperatorName) -> Callable[[nn.Module], nn.Module]:
         adapt = ours(MoRA, operator=operator, compute="plain", compat="published")
         return lambda layer: as_published(adapt(layer))
@@ -92,12 +123,8 @@ def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
     return {
         FLOOR: lambda layer: layer.requires_grad_(False),
         "FFT": lambda layer: layer,
-        "LoRA": ours(LoRA),
-        "DoRA": ours(DoRA),
-        "MoRA truncation": ours(MoRA, operator="truncation"),
-        "MoRA sharing": ours(MoRA, operator="sharing"),
-        "MoRA decoupling": ours(MoRA, operator="decoupling"),
-        "MoRA rotation": ours(MoRA, operator="rotation"),
+        **_methods(LoRA, DoRA, MoRA, **settings),
+        **_before(before),
         "peft LoRA": peft(),
         "peft DoRA": peft(use_dora=True),
         "published MoRA sharing": published("sharing"),
@@ -105,12 +132,36 @@ def contestants() -> dict[str, Callable[[nn.Module], nn.Module]]:
     }
 
 
+def _methods(
+    lora: type[AdapterMethod], dora: type[AdapterMethod], mora: type[AdapterMethod], **settings: Any
+) -> dict[str, Callable[[nn.Module], nn.Module]]:
+    operators = {f"MoRA {name}": ours(mora, operator=name, **settings) for name in OPERATORS}
+    return {"LoRA": ours(lora, **settings), "DoRA": ours(dora, **settings), **operators}
+
+
+def _before(checkout: Path | None) -> dict[str, Callable[[nn.Module], nn.Module]]:
+    if checkout is None:
+        return {}
+    theirs = from_checkout(checkout)
+    made = _methods(theirs["LoRA"], theirs["DoRA"], theirs["MoRA"])
+    return {f"{name} before": adapt for name, adapt in made.items()}
+
+
 def step(layer: nn.Module, x: Tensor, dy: Tensor) -> None:
     """Forward and backward of one layer, gradients cleared."""
-    forward(layer, x).backward(dy)
-    x.grad = None
-    for parameter in layer.parameters():
-        parameter.grad = None
+    accumulated(layer, x, dy, 1)
+
+
+def accumulated(layer: nn.Module, x: Tensor, dy: Tensor, times: int) -> None:
+    """So many micro-batches of one optimiser step, after which the parameters have changed."""
+    for _ in range(times):
+        forward(layer, x).backward(dy)
+        x.grad = None
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.grad = None
+            if parameter.requires_grad and times > 1:
+                parameter.mul_(1)
 
 
 def forward(layer: nn.Module, x: Tensor) -> Tensor:
@@ -135,19 +186,20 @@ def measured_before(file: Path, machine: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def measure(
-    group: str, d_in: int, d_out: int, tokens: int, name_of_dtype: str, device: str, rounds: int
+    group: str, d_in: int, d_out: int, tokens: int, name_of_dtype: str, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """One row a contestant."""
+    device, times = options.device, options.accumulation
+    settings = {"compute": "cached"} if times > 1 else {}
     dtype = DTYPES[name_of_dtype]
     x = torch.randn(tokens, d_in, dtype=dtype, device=device, requires_grad=True)
     dy = torch.randn(tokens, d_out, dtype=dtype, device=device)
     layers = {
         name: adapt(plain_layer(d_in, d_out, dtype).to(device)).train()
-        for name, adapt in contestants().items()
+        for name, adapt in contestants(options.before, **settings).items()
     }
-    seconds = timing.interleave(
-        {name: partial(step, layer, x, dy) for name, layer in layers.items()}, rounds
-    )
+    runs = {name: partial(accumulated, layer, x, dy, times) for name, layer in layers.items()}
+    seconds = timing.interleave(runs, options.rounds)
     for name, layer in layers.items():
         against = timing.ratio(seconds[name], seconds[FLOOR])
         weights = {p.untyped_storage().data_ptr() for p in layer.parameters()}
@@ -165,7 +217,7 @@ def measure(
             "rounds": against.rounds,
             "saved_bytes": timing.saved_for_backward(partial(forward, layer, x), weights),
             "input_bytes": x.numel() * x.element_size(),
-            "peak_bytes": timing.peak_bytes(partial(step, layer, x, dy)),
+            "peak_bytes": timing.peak_bytes(runs[name]),
         }
 
 
@@ -175,6 +227,8 @@ def main() -> None:
     parser.add_argument("--tokens", nargs="+", type=int, default=[256, 1024, 2048, 4096])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--before", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--accumulation", type=int, default=1, metavar="MICRO_BATCHES")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("results/cost"))
     options = parser.parse_args()
@@ -185,6 +239,8 @@ def main() -> None:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }
+    if options.accumulation > 1:
+        machine["micro_batches"] = options.accumulation
     file = options.out / "adapters.json"
     rows = measured_before(file, machine)
     cases = [
@@ -197,7 +253,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for number, case in enumerate(cases, 1):
         rows = [row for row in rows if case_of(row) != case]
-        rows += measure(*case, options.device, options.rounds)
+        rows += measure(*case, options)
         content = {"machine": machine, "rank": RANK, "rows": rows}
         file.write_text(json.dumps(content, indent=1) + "\n")
         print("{}/{}  {}: {} -> {}, {} tokens, {}".format(number, len(cases), *case), flush=True)
