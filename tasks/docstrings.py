@@ -219,4 +219,4 @@ def _usable(name: str) -> bool:
 
 
 def _holds(text: str, name: str) -> bool:
-    return re.search(rf"\b{re.escape(name)}\b", text) is not None
+    return name in text and re.search(rf"\b{re.escape(name)}\b", text) is not None  # `in` is quick

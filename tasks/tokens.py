@@ -6,10 +6,13 @@ EOS. Every task states what it wants through these functions instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+from tasks import byte_tokens
+
+TEXTS_AT_A_TIME = 1000
 IGNORED = -100  # a label that carries no loss
 VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value that is to be learned
 
@@ -17,7 +20,20 @@ VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value th
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The text's ids alone, no special tokens."""
     # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    table = byte_tokens.table(tokenizer)
+    ids = None if table is None else table.ids(text)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if ids is None else ids
+
+
+def encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+    """`encode` of each text as it is asked for. Of a lazy column a part is read at a time."""
+    apart = byte_tokens.table(tokenizer) is not None
+    for first in range(0, len(texts), TEXTS_AT_A_TIME):
+        batch = list(texts[first : first + TEXTS_AT_A_TIME])
+        if apart:
+            yield from (encode(tokenizer, text) for text in batch)
+        else:  # quicker together
+            yield from tokenizer(batch, add_special_tokens=False)["input_ids"]
 
 
 def bos(tokenizer: Any, add: bool | None = None) -> list[int]:
