@@ -19,21 +19,26 @@ VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value th
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The text's ids alone, no special tokens."""
-    # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
-    table = byte_tokens.table(tokenizer)
-    ids = None if table is None else table.ids(text)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if ids is None else ids
+    return next(encode_all(tokenizer, [text]))
 
 
 def encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
     """`encode` of each text as it is asked for. Of a lazy column a part is read at a time."""
-    apart = byte_tokens.table(tokenizer) is not None
+    table = byte_tokens.table(tokenizer)
     for first in range(0, len(texts), TEXTS_AT_A_TIME):
         batch = list(texts[first : first + TEXTS_AT_A_TIME])
-        if apart:
-            yield from (encode(tokenizer, text) for text in batch)
-        else:  # quicker together
-            yield from tokenizer(batch, add_special_tokens=False)["input_ids"]
+        if table is None:
+            yield from _plain(tokenizer, batch)
+            continue
+        for text in batch:
+            ids = table.ids(text)
+            yield _plain(tokenizer, [text])[0] if ids is None else ids
+
+
+def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def bos(tokenizer: Any, add: bool | None = None) -> list[int]:
