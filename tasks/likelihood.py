@@ -12,7 +12,7 @@ from tasks.errors import TaskError
 from tasks.generation import device_of, evaluating, keeps_logits
 from tasks.metrics import Metric, Scorer, When
 from tasks.packing import concatenate
-from tasks.tokens import bos, encode, split_encode
+from tasks.tokens import bos, encode_all, split_encode
 
 # Tokens whose logits are held at once: a vocabulary of 50,000 in fp32 makes this about 400 MB.
 LOGITS_AT_ONCE = 2048
@@ -120,7 +120,8 @@ class TextScorer(Scorer):
         """A metric a unit: `<name>_bits_per_byte`, `<name>_perplexity`."""
         # Without BOS the first token follows EOS, the end of a text before it, as in packing.
         prefix = (bos(tokenizer) or [tokenizer.eos_token_id or 0])[0]
-        pieces = [windows(encode(tokenizer, text), prefix, self.window) for text in self.texts]
+        every = encode_all(tokenizer, self.texts)
+        pieces = [windows(ids, prefix, self.window) for ids in every]
         flat = [piece for text in pieces for piece in text]
         losses = iter(continuation_losses(model, flat, batch_size))
         sums, tokens = [], []
@@ -174,7 +175,7 @@ class BlockScorer(Scorer):
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
         """One metric, `<name>_perplexity`. Raises TaskError where the texts fill no block."""
         start, end = bos(tokenizer), [tokenizer.eos_token_id or 0]
-        documents = (start + encode(tokenizer, text) + end for text in self.texts)
+        documents = (start + ids + end for ids in encode_all(tokenizer, self.texts))
         rows = [row["input_ids"] for row in concatenate(documents, self.block)]
         if not rows:
             raise TaskError(f"{self.name}: the texts don't fill a block of {self.block} tokens")

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.data import text_fingerprint
 from tasks.errors import TaskError
-from tasks.tokens import IGNORED, bos, encode
+from tasks.tokens import IGNORED, TEXTS_AT_A_TIME, bos, encode, encode_all
 
 if TYPE_CHECKING:
     import datasets
 
-DOCUMENTS_AT_A_TIME = 1000
 LARGE_CORPUS = 100_000  # documents
 MASKS = ("documents", "none")
 
@@ -91,23 +90,22 @@ def packed_dataset(
     max_blocks: int | None = None,
     mask: str = "documents",
 ) -> datasets.Dataset:
-    """All texts tokenised and packed, a thousand at a time. max_blocks: stop there.
+    """All texts tokenised and packed. max_blocks: stop there.
 
     mask: `documents` or `none`; see the module.
 
     A large corpus (pass the lazy column of a Dataset) is kept on disk in the datasets cache, not
     in memory.
     """
+    import pyarrow
     from datasets import Dataset, Features, List, Value
 
     start = bos(tokenizer, add_bos)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
     def documents() -> Iterator[list[int]]:
-        for first in range(0, len(texts), DOCUMENTS_AT_A_TIME):
-            batch = list(texts[first : first + DOCUMENTS_AT_A_TIME])
-            for ids in tokenizer(batch, add_special_tokens=False)["input_ids"]:
-                yield start + ids + end
+        for ids in encode_all(tokenizer, texts):
+            yield start + ids + end
 
     def rows() -> Iterator[dict[str, Any]]:
         if mask == "none":
@@ -123,8 +121,8 @@ def packed_dataset(
             features=features,
             fingerprint=text_fingerprint(
                 [
-                    *texts[:DOCUMENTS_AT_A_TIME],
-                    *texts[-DOCUMENTS_AT_A_TIME:],
+                    *texts[:TEXTS_AT_A_TIME],
+                    *texts[-TEXTS_AT_A_TIME:],
                     *map(str, (len(texts), encode(tokenizer, texts[0]), start, end)),
                     *map(str, (block, max_blocks, mask)),
                 ]
@@ -138,4 +136,9 @@ def packed_dataset(
             else f"its texts don't fill a block of {block} tokens"
         )
         raise TaskError(f"there is no text to pack: {few}")
-    return Dataset.from_list(kept, features=features)
+    # from_list would take twice as long over the same table.
+    columns = {
+        field.name: pyarrow.array([row[field.name] for row in kept], field.type)
+        for field in features.arrow_schema
+    }
+    return Dataset.from_dict(columns, features=features)

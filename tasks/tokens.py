@@ -6,18 +6,39 @@ EOS. Every task states what it wants through these functions instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+from tasks import byte_tokens
+
+TEXTS_AT_A_TIME = 1000
 IGNORED = -100  # a label that carries no loss
 VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value that is to be learned
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The text's ids alone, no special tokens."""
+    return next(encode_all(tokenizer, [text]))
+
+
+def encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
+    """`encode` of each text as it is asked for. Of a lazy column a part is read at a time."""
+    table = byte_tokens.table(tokenizer)
+    for first in range(0, len(texts), TEXTS_AT_A_TIME):
+        batch = list(texts[first : first + TEXTS_AT_A_TIME])
+        if table is None:
+            yield from _plain(tokenizer, batch)
+            continue
+        for text in batch:
+            ids = table.ids(text)
+            yield _plain(tokenizer, [text])[0] if ids is None else ids
+
+
+def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def bos(tokenizer: Any, add: bool | None = None) -> list[int]:

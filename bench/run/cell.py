@@ -89,7 +89,8 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
         )
         diverged = history.diverged_at is not None
         begin = time.perf_counter()
-        final = {} if diverged else score.final(model)
+        unchanged = history.scored_at(config["trainer"]["max_steps"])
+        final = {} if diverged else score.final(model, unchanged=unchanged)
         scoring_seconds = before_seconds + history.scoring_seconds + time.perf_counter() - begin
 
         record = blank(cell) | {

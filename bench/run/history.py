@@ -35,6 +35,10 @@ class History:
         self.first_loss = loss if self.first_loss is None else self.first_loss
         self.last_losses = [*self.last_losses, loss][-SMOOTHED:]
 
+    def scored_at(self, step: int) -> bool:
+        """Whether the latest scores along the run are of that step."""
+        return bool(self.scores) and self.scores[-1]["step"] == step
+
     def reach(self, shares: list[float], *, last: bool) -> list[float]:
         """The shares that the step which is done is the first to reach; remembers them.
 

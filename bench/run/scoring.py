@@ -36,6 +36,7 @@ class Scoring:
         self.tokenizer, self.placement, self.batch_size = tokenizer, placement, batch_size
         self.base_scores: list[str] = []  # ids of the records that `before` is from
         self._headlines: list[str] = []
+        self._along: dict[Scorer, Metrics] = {}  # of the latest `along`
 
     def before(
         self, model: Any, base: Mapping[str, Any] | None, *, learned: bool = True
@@ -56,22 +57,26 @@ class Scoring:
     def along(self, model: Any) -> dict[str, float]:
         """The cheap scores during training, of what is learned and of what may be forgotten."""
         cheap = [s for s in [*self.learned, *self.forgotten] if s.when == "along"]
+        self._along = {scorer: self._score(scorer, model) for scorer in cheap}
         return {
             name: metric.value
-            for scorer in cheap
-            for name, metric in self._score(scorer, model).items()
+            for metrics in self._along.values()
+            for name, metric in metrics.items()
         }
 
-    def final(self, model: Any) -> Metrics:
-        """All scores of the trained model."""
+    def final(self, model: Any, *, unchanged: bool = False) -> Metrics:
+        """All scores of the trained model.
+
+        unchanged: since the latest `along`, whose scores are taken over.
+        """
+        done = self._along if unchanged else {}
         metrics: Metrics = {}
-        for scorer in self.learned:
-            metrics |= self._score(scorer, model)
         self._headlines = []
-        for scorer in self.forgotten:
-            found = self._score(scorer, model)
-            self._headlines.append(headline(found))
+        for scorer in [*self.learned, *self.forgotten]:
+            found = done[scorer] if scorer in done else self._score(scorer, model)
             metrics |= found
+            if scorer in self.forgotten:
+                self._headlines.append(headline(found))
         return metrics
 
     def fields(self, before: Metrics, final: Metrics) -> dict[str, Any]:

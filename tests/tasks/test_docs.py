@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from typing import Any
 
 import pytest
@@ -38,6 +39,17 @@ def test_modules_are_split_whole_and_no_text_comes_twice(task: DocsTask) -> None
     bodies = [d.text.partition("\n\n")[2] for d in task.corpus]
     assert len(set(bodies)) == len(bodies)
     assert task.corpus == documents(["numpy"])
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_a_failed_reading_leaves_the_garbage_collector_as_it_was(was_on: bool) -> None:
+    try:
+        (gc.enable if was_on else gc.disable)()
+        with pytest.raises(TaskError, match="not an installed package"):
+            documents(["no_such_package"])
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
 
 
 def test_cloze_asks_for_known_names_that_the_context_does_not_give(task: DocsTask) -> None:

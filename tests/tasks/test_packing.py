@@ -98,6 +98,14 @@ def test_texts_become_blocks_that_spell_them(tokenizer: Any) -> None:
     )
 
 
+def test_the_data_set_holds_the_rows_of_pack(tokenizer: Any) -> None:
+    texts = ["Paß auf", "", "a </s> of its own", "the rest of it"]
+    documents = [[*tokenizer(t, add_special_tokens=False)["input_ids"], 1] for t in texts]
+    data = packed_dataset(texts, tokenizer, 8)
+    assert data.to_list() == list(pack(documents, 8))
+    assert {str(column) for column in data.features.values()} == {"List(Value('int32'))"}
+
+
 def test_refuses_a_block_without_room_and_a_corpus_without_text(tokenizer: Any) -> None:
     with pytest.raises(TaskError, match="block of 1 tokens"):
         list(pack([[1, 2]], 1))

@@ -78,6 +78,20 @@ def test_what_does_not_change_the_result_is_the_same_cell(run: Any, records_of: 
     assert len({record["cell"] for record in records_of()}) == 3
 
 
+def test_how_often_it_was_scored_changes_no_final_score(run: Any, records_of: Records) -> None:
+    """Scores of the last step are taken over, those of an earlier one are not."""
+    parts = ["task.forgetting=[pydoc_topics]", "task.forgetting_limit=2", "force=true"]
+    found = []
+    for steps in ([3], [3, 6]):
+        assert run("method=fft", f"trainer.score_steps={steps}", *parts).status == 0
+        found.append(only(records_of()))
+    early, late = found
+    for field in ("metrics", "examples", "forgetting"):
+        assert early[field] == late[field]
+    then = [point["metrics"]["pydoc_topics_bits_per_byte"] for point in late["curves"]["scores"]]
+    assert then[0] != then[1] == early["metrics"]["pydoc_topics_bits_per_byte"]["value"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -97,9 +97,10 @@ def test_a_cache_that_cannot_be_written_does_no_harm(
 
 class Fixed(Scorer):
     def __init__(self, when: Any, name: str = "fixed") -> None:
-        self.when, self.name = when, name
+        self.when, self.name, self.calls = when, name, 0
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
+        self.calls += 1
         return {f"{self.name}_{self.when}": Metric.mean([0.5])}
 
 
@@ -108,6 +109,17 @@ def test_only_cheap_scores_run_along(scoring: Scoring, model: Any) -> None:
     scoring.forgotten = [Fixed("along", "text"), Fixed("before_after", "text")]
     assert scoring.along(model) == {"fixed_along": 0.5, "text_along": 0.5}
     assert set(scoring.final(model)) >= {"fixed_along", "fixed_before_after"}
+
+
+def test_a_model_that_has_not_changed_is_not_scored_again(scoring: Scoring, model: Any) -> None:
+    cheap, text, dear = Fixed("along"), Fixed("along", "text"), Fixed("before_after")
+    scoring.learned, scoring.forgotten = [cheap, dear], [text]
+    first = scoring.final(model, unchanged=True)  # as resumed: nothing was scored along here
+    scoring.along(model)
+    assert scoring.final(model, unchanged=True) == first
+    assert (cheap.calls, text.calls, dear.calls) == (2, 2, 2)
+    assert scoring.final(model) == first
+    assert (cheap.calls, text.calls, dear.calls) == (3, 3, 3)
 
 
 def metric(value: float, better: bool = True) -> Metric:
