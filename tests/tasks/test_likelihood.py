@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import TaskError
-from tasks.likelihood import BlockScorer, ChoiceScorer, TextScorer, continuation_losses, windows
+from tasks import TaskError, likelihood
+from tasks.likelihood import (
+    BlockScorer,
+    ChoiceScorer,
+    TextScorer,
+    choice_losses,
+    continuation_losses,
+    windows,
+)
 from tests.tasks.toys import Prefers
 
 PAIRS = [([10], [20, 30]), ([1, 2, 3, 4, 5], [6]), ([9, 8], [7, 6, 5, 4]), ([40], [50])]
@@ -93,9 +100,42 @@ def test_choices_right_and_wrong_and_chance(tokenizer: Any) -> None:
     assert metric.examples == [1.0, 0.0, 0.0]
 
 
+QUESTIONS = [
+    (list(range(5, 25)), [[7], [8, 9, 10], [30, 31]]),
+    ([3, 4], [[5, 6], [7]]),  # so short that its choices share a batch
+    (list(range(40, 70)), [[2], [9]]),  # nothing to read after the context
+]
+
+
+def test_choices_after_a_long_context_have_the_losses_of_plain_passes(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 30)
+    read: list[int] = []
+    tiny.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    got = choice_losses(tiny, QUESTIONS, 8)
+    assert sum(read) == (20 + 3 * 2) + 2 * 3 + 30  # each long context once
+    for rows, (context, choices) in zip(got, QUESTIONS, strict=True):
+        for row, choice in zip(rows, choices, strict=True):
+            assert row == pytest.approx(plain(tiny, context, choice), rel=1e-5, abs=1e-5)
+
+
+def test_choices_in_bf16_are_read_as_ever(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 30)
+    pairs = [(context, choice) for context, choices in QUESTIONS for choice in choices]
+    for model, autocast in ((tiny, True), (tiny.to(torch.bfloat16), False)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rows = [row for rows in choice_losses(model, QUESTIONS, 8) for row in rows]
+            assert rows == continuation_losses(model, pairs, 8)
+
+
 def test_refuses_what_cannot_be_scored(tiny: Any, tokenizer: Any) -> None:
     with pytest.raises(TaskError, match="empty context or continuation"):
         continuation_losses(tiny, [([], [1])], 1)
+    with pytest.raises(TaskError, match="empty context or continuation"):
+        choice_losses(tiny, [([1] * 2048, [[1], []])], 1)
     with pytest.raises(TaskError, match="batch size is 0"):
         continuation_losses(tiny, PAIRS, 0)
     with pytest.raises(TaskError, match="no text to score"):
