@@ -64,4 +64,4 @@ results: $(STAMP)  ## Make tables, figures and verdicts again from the committed
 	@if [ -d results/study ]; then \
 		$(PY) -m bench.report results/study --claims-only --out results/study; \
 	fi
-	$(PY) scripts/cost_report.py results/cost
+	$(PY) scripts/cost_report.py $(patsubst %/adapters.json,%,$(wildcard results/cost/adapters.json results/cost/*/adapters.json))

@@ -23,9 +23,14 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or not Path(sys.argv[1], "adapters.json").exists():
-        sys.exit("usage: python scripts/cost_report.py FOLDER, where FOLDER holds adapters.json")
-    folder = Path(sys.argv[1])
+    if len(sys.argv) < 2 or not all(Path(f, "adapters.json").exists() for f in sys.argv[1:]):
+        sys.exit("usage: python scripts/cost_report.py FOLDER..., each with an adapters.json")
+    for folder in map(Path, sys.argv[1:]):
+        report(folder)
+
+
+def report(folder: Path) -> None:
+    """Write cost.md and the figure beside the measurements."""
     adapters = json.loads((folder / "adapters.json").read_text())
     lines = ["# What an adapted layer costs", "", *about_layers(adapters), ""]
     for title, rows in panels(adapters["rows"]).items():
@@ -54,13 +59,16 @@ def about_layers(adapters: Row) -> list[str]:
     machine = adapters["machine"]
     rounds = sorted({row["rounds"] for row in adapters["rows"]})
     often = " or ".join(map(str, rounds))
+    times = machine.get("micro_batches", 1)
+    batches = f"steps of {times} micro-batches" if times > 1 else "batches"
     return [
         "Made by `python scripts/time_adapters.py` and `python scripts/cost_report.py`.",
         "",
         f"- {machine['processor']}, {machine['threads']} threads, torch {machine['torch']}",
-        f"- rank {adapters['rank']}, forward + backward, batches of random numbers",
+        f"- rank {adapters['rank']}, forward + backward, {batches} of random numbers",
         "- time: multiple of the frozen layer's in the same round; median over a shape's rounds",
         f"  ({often}), then median over the shapes (range of the shapes)",
+        "- of peft LoRA: its time over that of peft's LoRA, medians; over the shapes as before",
         "- saved: what is kept for backward, as a multiple of the layer's input",
         "- peak: what one step allocates at a time, as a multiple of the frozen layer's",
     ]
@@ -68,11 +76,13 @@ def about_layers(adapters: Row) -> list[str]:
 
 def layer_table(rows: list[Row]) -> list[str]:
     tokens = list(dict.fromkeys(row["tokens"] for row in rows))
-    head = ["contestant", *(f"{n} tokens" for n in tokens), "saved", "peak"]
+    head = ["contestant", *(f"{n} tokens" for n in tokens)]
+    head += [*(f"of peft LoRA at {n}" for n in tokens), "saved", "peak"]
     table = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for name in dict.fromkeys(row["contestant"] for row in rows):
         mine = of(rows, contestant=name)
         cells = [_spread([row["ratio"] for row in of(mine, tokens=n)]) for n in tokens]
+        cells += [_spread([_against_peft(rows, row) for row in of(mine, tokens=n)]) for n in tokens]
         saved = timing.median([row["saved_bytes"] / row["input_bytes"] for row in mine])
         peak = timing.median([row["peak_bytes"] / _floor(rows, row)["peak_bytes"] for row in mine])
         table.append([name, *cells, f"{saved:.2f}", f"{peak:.2f}"])
@@ -80,8 +90,18 @@ def layer_table(rows: list[Row]) -> list[str]:
 
 
 def _floor(rows: list[Row], row: Row) -> Row:
+    return _same(rows, row, FLOOR)
+
+
+def _against_peft(rows: list[Row], row: Row) -> float:
+    """Its median time over that of peft's LoRA, which took turns with it."""
+    return float(row["milliseconds"] / _same(rows, row, "peft LoRA")["milliseconds"])
+
+
+def _same(rows: list[Row], row: Row, contestant: str) -> Row:
+    """What the contestant was measured at where the row was."""
     same = {key: row[key] for key in ("d_in", "d_out", "tokens", "dtype")}
-    return of(rows, contestant=FLOOR, **same)[0]
+    return of(rows, contestant=contestant, **same)[0]
 
 
 def _spread(values: list[float]) -> str:
@@ -103,7 +123,10 @@ def training_table(training: Row) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in training["rows"]:
-        against = [_interval(row[f"against {other}"]) for other in ("FFT", "peft LoRA")]
+        against = [
+            _interval(row[f"against {other}"]) if f"against {other}" in row else "–"
+            for other in ("FFT", "peft LoRA")
+        ]
         lines.append(
             f"| {row['contestant']} | {row['trainable']:,} | {row['seconds']:.2f} | {against[0]} | "
             f"{against[1]} | {row['peak_bytes'] / 2**30:.2f} |"
@@ -118,7 +141,8 @@ def _interval(found: list[float]) -> str:
 def draw(adapters: Row, folder: Path) -> list[Path]:
     """Time against tokens, each panel the median over its shapes."""
     shown = panels(adapters["rows"])
-    names = [n for n in dict.fromkeys(r["contestant"] for r in adapters["rows"]) if n != FLOOR]
+    known = dict.fromkeys(row["contestant"] for row in adapters["rows"])
+    names = [n for n in known if n != FLOOR and not n.endswith(" before")]
     with plt.style.context(STYLE):
         columns = min(2, len(shown))
         lines = -(-len(shown) // columns)
