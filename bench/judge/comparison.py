@@ -305,10 +305,10 @@ class Comparison:
         table = []
         alike = [c for c in self.setting.candidates if exposure(c) == exposure(self.arms[0])]
         others = [c for c in alike if all(c.row is not a.row for a in self.arms)]
-        if self.protocol == AS_RUN:  # of an arm with several rates it doesn't say at which
-            others = [c for c in others if len(c.reported) == 1]
         if (kept := self.kept) is not None:
             others = [c.among(kept.__contains__) for c in others]
+        if self.protocol == AS_RUN:  # of an arm with several rates it doesn't say at which
+            others = [c for c in others if len(c.reported) == 1]
         for arm in [*self.arms, *others]:
             cells = self.choice(arm).cells
             numbers = [self.measuring.number(cells[s]) for s in seeds if s in cells]

@@ -21,6 +21,15 @@ def test_an_arm_may_be_about_one_rate(tmp_path: Path, make: Make) -> None:
         assert len(found.cells) == 6
 
 
+def test_a_third_arm_with_a_single_seed_takes_no_part(tmp_path: Path, make: Make) -> None:
+    """Without that seed, which is tried, the arm has nothing."""
+    fill(tmp_path, make, "mora", HIGH)
+    fill(tmp_path, make, "lora", LOW)
+    fill(tmp_path, make, "dora", HIGH[:1])
+    found = verdict(tmp_path)
+    assert found.verdict == "holds" and found.without_one == "the same without any one seed"
+
+
 def test_claims_may_be_about_one_experiment(tmp_path: Path, make: Make) -> None:
     for experiment, mora, lora in (("one", HIGH, LOW), ("two", LOW, HIGH)):
         known = {"experiment": experiment, "scale": experiment}
