@@ -23,8 +23,8 @@ def test_an_arm_may_be_about_one_rate(tmp_path: Path, make: Make) -> None:
 
 def test_a_third_arm_with_a_single_seed_takes_no_part(tmp_path: Path, make: Make) -> None:
     """Without that seed, which is tried, the arm has nothing."""
-    fill(tmp_path, make, "mora", HIGH)
-    fill(tmp_path, make, "lora", LOW)
+    fill(tmp_path, make, "mora", (*HIGH, 0.82))
+    fill(tmp_path, make, "lora", (*LOW, 0.51))
     fill(tmp_path, make, "dora", HIGH[:1])
     found = verdict(tmp_path)
     assert found.verdict == "holds" and found.without_one == "the same without any one seed"
