@@ -19,7 +19,10 @@ VALUE_MASK = "value_mask"  # optional column: 1 where a token is of the value th
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """The text's ids alone, no special tokens."""
-    return next(encode_all(tokenizer, [text]))
+    table = byte_tokens.table(tokenizer)
+    ids = None if table is None else table.ids(text)
+    # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if ids is None else ids
 
 
 def encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
@@ -32,11 +35,10 @@ def encode_all(tokenizer: Any, texts: Sequence[str]) -> Iterator[list[int]]:
             continue
         for text in batch:
             ids = table.ids(text)
-            yield _plain(tokenizer, [text])[0] if ids is None else ids
+            yield encode(tokenizer, text) if ids is None else ids
 
 
 def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    # split_special_tokens is left alone: "<s>" inside a data set stays what the authors fed.
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return ids
 
