@@ -148,7 +148,7 @@ def _most(series: Series, by: dict[int, Row]) -> str:
     stored = [value / row.trainable for value in row.values(series.metric)]
     mean, everything = float(np.mean(stored)), series.everything(number)
     full = everything is not None and mean * row.trainable > 0.95 * everything
-    words = "≥ " * (full or number == max(series.sections)) + f"{mean:.3f}"
+    words = "≥ " * (full or number == max(by)) + f"{mean:.3f}"
     if len(stored) < 2:
         return words
     found = intervals.paired(stored)
