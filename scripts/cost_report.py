@@ -84,13 +84,10 @@ def layer_table(rows: list[Row]) -> list[str]:
         cells = [_spread([row["ratio"] for row in of(mine, tokens=n)]) for n in tokens]
         cells += [_spread([_against_peft(rows, row) for row in of(mine, tokens=n)]) for n in tokens]
         saved = timing.median([row["saved_bytes"] / row["input_bytes"] for row in mine])
-        peak = timing.median([row["peak_bytes"] / _floor(rows, row)["peak_bytes"] for row in mine])
+        floors = [_same(rows, row, FLOOR)["peak_bytes"] for row in mine]
+        peak = timing.median([r["peak_bytes"] / f for r, f in zip(mine, floors, strict=True)])
         table.append([name, *cells, f"{saved:.2f}", f"{peak:.2f}"])
     return [f"| {' | '.join(line)} |" for line in table]
-
-
-def _floor(rows: list[Row], row: Row) -> Row:
-    return _same(rows, row, FLOOR)
 
 
 def _against_peft(rows: list[Row], row: Row) -> float:

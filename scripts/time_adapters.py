@@ -21,7 +21,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -89,6 +89,7 @@ def peft(**settings: Any) -> Callable[[nn.Module], nn.Module]:
     return lambda layer: inject_adapter_in_model(config, layer)
 
 
+@cache
 def from_checkout(folder: Path) -> dict[str, type[AdapterMethod]]:
     """LoRA, DoRA and MoRA as another checkout has them, beside our own."""
 

@@ -49,7 +49,6 @@ from bench.judge.endpoints import Endpoint
 DIRECTIONS = ("better", "no_worse", "equal")
 RANKS = ("low", "high", "any")
 PRIMARY = "primary.yaml"
-_RATE = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,20 @@ class Arm:
     method: str = ""
     settings: tuple[tuple[str, Any], ...] = ()
     value: float | None = None
+    rate: float | None = None  # the one learning rate that it is about; None: rates are tuned
 
     def takes(self, cell: Result) -> bool:
         """Whether the cell is of the arm, whatever its learning rate."""
         return cell.method == self.method and all(
-            cell.settings.get(key) == value for key, value in self.settings if key != _RATE
+            cell.settings.get(key) == value for key, value in self.settings
         )
-
-    @property
-    def rate(self) -> float | None:
-        """The one learning rate that the arm is about; None where rates are tuned."""
-        found = dict(self.settings).get(_RATE)
-        return None if found is None else float(found)
 
     @property
     def words(self) -> str:
         if self.value is not None:
             return f"{self.value:g}"
-        return " ".join([self.method, *(str(value) for _, value in self.settings)])
+        rate = [] if self.rate is None else [str(self.rate)]
+        return " ".join([self.method, *(str(value) for _, value in self.settings), *rate])
 
 
 @dataclass(frozen=True)
@@ -249,8 +244,11 @@ def _ratio(margin: float) -> float:
 def _arm(data: Mapping[str, Any], key: str) -> Arm:
     arm = data.get(key)
     if isinstance(arm, dict) and isinstance(arm.get("method"), str):
-        settings = {k: v for k, v in arm.items() if k != "method"}
-        return Arm(arm["method"], tuple(sorted(settings.items())))
+        settings = {k: v for k, v in arm.items() if k not in ("method", "learning_rate")}
+        rate = arm.get("learning_rate")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float, type(None))):
+            raise ValueError(f"{key}: learning_rate is {rate!r}; it must be a number")
+        return Arm(arm["method"], tuple(sorted(settings.items())), rate=rate)
     if key == "b" and isinstance(arm, dict) and isinstance(arm.get("value"), (int, float)):
         return Arm(value=float(arm["value"]))
     raise ValueError(f"{key} is {arm!r}; it must name a method" + (", or a value" * (key == "b")))

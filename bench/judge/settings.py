@@ -110,12 +110,13 @@ def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
         taken = (c.at(arm.rate) for c in unseen if arm.takes(c.row.cells[0]))
         return [c for c in taken if c.reported or c.validation]
 
+    theirs = of(claim.b)
     for a in of(claim.a):
         if claim.b.value is not None:
             if _rank_fits(claim, [a]):
                 yield [a]
             continue
-        for b in of(claim.b):
+        for b in theirs:
             alike = claim.over is not None or exposure(a) == exposure(b)
             if alike and _rank_fits(claim, [a, b]):
                 yield [a, b]

@@ -10,3 +10,8 @@ def format_rate(rate: float) -> str:
     mantissa, exponent = f"{rate:.3e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}"
+
+
+def file_name(words: str) -> str:
+    """Letters, digits, "-" and "_" as they are; all else becomes "_"."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in words)

@@ -14,6 +14,7 @@ from bench.judge import cells, foreign, settings
 from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.rows import Section, group
+from bench.records.words import file_name
 from bench.report import render, series, tables
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _slugs(sections: list[Section]) -> list[str]:
         split = "" if section.split == "reported" else f"-{section.split}"
         words = f"{section.task}-{section.model}-{section.scale}{split}"
         words += f"-{section.detail}" if section.detail else ""
-        name = "".join(c if c.isalnum() or c in "-_" else "_" for c in words.replace(", ", "-"))
+        name = file_name(words.replace(", ", "-"))
         alike = sum(slug.startswith(name) for slug in made)
         made.append(f"{name}-{alike + 1}-" if alike else f"{name}-")
     return made
@@ -140,7 +141,7 @@ def _slugs(sections: list[Section]) -> list[str]:
 def text(report: Report, width: int | None = None) -> str:
     """What the command prints; lines fit into `width` where one is given."""
     parts = [render.text(sheet.table, width) for sheet in report.sheets]
-    parts += [render.text(series.table(one), width) for one in report.series]
+    parts += [render.text(one.table, width) for one in report.series]
     if report.judgements:
         from bench.report import verdict_sheet
 

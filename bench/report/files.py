@@ -161,23 +161,24 @@ def _markdown(report: Report, drawn: dict[str, list[Path]]) -> str:
     parts = []
     for sheet in report.sheets:
         parts.append(render.markdown(sheet.table))
-        images = [path for path in drawn.get(sheet.slug, []) if path.suffix == ".svg"]
-        if images:
-            parts.append("\n\n".join(f"![{caption(path)}]({path.name})" for path in images) + "\n")
+        parts += _images(drawn.get(sheet.slug, []))
         parts.append(_behind_markdown("Records behind each row:", sheet.table))
     for one in report.series:
-        parts.append(render.markdown(series.table(one)))
-        images = [path for path in drawn.get(one.slug, []) if path.suffix == ".svg"]
-        parts += [f"![{caption(path)}]({path.name})\n" for path in images]
+        parts += [render.markdown(one.table), *_images(drawn.get(one.slug, []))]
     parts += [f"- WARNING: {render.escape_markdown(line)}\n" for line in report.warnings]
     parts.append(f"Made by `{report.command}`.\n")
     return "\n".join(parts)
 
 
+def _images(drawn: list[Path]) -> list[str]:
+    """A line for each SVG, one paragraph each."""
+    return [f"![{caption(path)}]({path.name})\n" for path in drawn if path.suffix == ".svg"]
+
+
 def _latex(report: Report) -> str:
     parts = [f"% made by: {report.command}\n"]
     parts += [render.latex(sheet.table) + _behind_latex(sheet.table) for sheet in report.sheets]
-    parts += [render.latex(series.table(one)) for one in report.series]
+    parts += [render.latex(one.table) for one in report.series]
     parts += [f"% WARNING: {_line(warning)}\n" for warning in report.warnings]
     return "\n".join(parts)
 

@@ -18,7 +18,6 @@ from bench.report import (
     page_cells,
     page_verdicts,
     render,
-    series,
     wording,
 )
 from bench.report.markup import escaped as _e
@@ -83,7 +82,7 @@ def _unbroken(words: str) -> str:
 def _tables(report: Report) -> list[tuple[str, render.Table]]:
     """All tables, each with the slug of its figures."""
     made = [(sheet.slug, sheet.table) for sheet in report.sheets]
-    return made + [(one.slug, series.table(one)) for one in report.series]
+    return made + [(one.slug, one.table) for one in report.series]
 
 
 def _contents(report: Report) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.judge import intervals
 from bench.judge.rows import Row, Section
+from bench.records.words import file_name
 from bench.report.numbers import format_number, scaled, unit_label
 from bench.report.render import DASH, Column, Table, Value
 
@@ -44,6 +46,7 @@ class Series:
     def in_bits(self) -> bool:
         return self.largest.metrics[self.metric].unit == "bits"
 
+    @cached_property
     def arms(self) -> dict[str, dict[int, Row]]:
         """Of each arm, by number, the row whose rate ended best by the mean."""
         sign = 1 if self.largest.metrics[self.metric].higher_is_better else -1
@@ -60,6 +63,11 @@ class Series:
                 ):
                     arm[number] = row
         return {name: by for name, by in found.items() if len(by) >= LEAST}
+
+    @cached_property
+    def table(self) -> Table:
+        """An arm a row, a number a column: means over seeds; of bits, the most a parameter."""
+        return _table(self)
 
     def everything(self, number: int) -> float | None:
         """The bits that there are to be stored; None where the task isn't one of facts."""
@@ -85,15 +93,14 @@ def find(sections: Sequence[Section]) -> list[Series]:
         metric = BITS if BITS in section.metrics else section.main_metric()
         if len(by) < LEAST or metric is None:
             continue
-        slug = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{section.task}-{setting}-")
+        slug = file_name(f"{section.task}-{setting}-")
         one = Series(setting, metric, dict(sorted(by.items())), slug)
-        if one.arms():
+        if one.arms:
             made.append(one)
     return made
 
 
-def table(series: Series) -> Table:
-    """An arm a row, a number a column: means over seeds; of bits, the most of it a parameter."""
+def _table(series: Series) -> Table:
     example = series.largest.metrics[series.metric]
     columns = [Column("method", numeric=False), Column("trainable\nparameters")]
     columns += [
@@ -111,7 +118,7 @@ def table(series: Series) -> Table:
             "≥: at the largest number tried, or as good as all that there was: there may be more"
         )
     rows = []
-    for name, by in series.arms().items():
+    for name, by in series.arms.items():
         first = next(iter(by.values()))
         row = [Value(name), Value(f"{first.trainable:,}" if first.trainable else DASH)]
         for number in series.sections:
@@ -163,7 +170,7 @@ def figure(series: Series) -> Figure | None:
     from bench.report.figures import STYLE, frame, literal
     from bench.report.looks import looks
 
-    arms = series.arms()
+    arms = series.arms
     first = [next(iter(by.values())) for by in arms.values()]
     example = series.largest.metrics[series.metric]
     with plt.style.context(STYLE):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -114,11 +115,8 @@ def _along(section: Section, main: str | None) -> Part:
     if ended_there and last in steps and main in section.metrics:
         steps.remove(last)  # the final value says it
     # Cells that are scored at shares of what is learned have hardly a step in common.
-    steps = [
-        s
-        for s in steps
-        if 2 * sum(_is_scored(r, main, s) for r in section.rows) > len(section.rows)
-    ]
+    rows_at = Counter(step for row in section.rows for step in _scored_steps(row, main))
+    steps = [step for step in steps if 2 * rows_at[step] > len(section.rows)]
     if len(steps) > STEPS_SHOWN:
         chosen = np.linspace(0, len(steps) - 1, STEPS_SHOWN).round().astype(int)
         steps = [steps[i] for i in chosen]
@@ -131,8 +129,14 @@ def _along(section: Section, main: str | None) -> Part:
     return _with_first(section, part, None)
 
 
-def _is_scored(row: Row, metric: str, step: int) -> bool:
-    return bool(at_step(row, metric, step))
+def _scored_steps(row: Row, metric: str) -> set[int]:
+    """Steps at which some seed has the metric."""
+    found: set[int] = set()
+    for cell in row.ok:
+        scores = cell.scores.get(f"metrics.{metric}")
+        if scores is not None:
+            found.update(cell.scores["step"][np.isfinite(scores)].astype(int).tolist())
+    return found
 
 
 def at_step(row: Row, metric: str, step: int) -> list[float]:

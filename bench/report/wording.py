@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.judge.claims import Claim
 from bench.judge.intervals import Effect, proportion
@@ -109,8 +110,7 @@ def later(judgement: Judgement) -> str:
     found = judgement.later
     if found is None:
         return ""
-    amount = f"{size(judgement, found.effect)} {unit(judgement)}".strip()
-    return f"with {count(found.n, 'seed')}: {amount}, {interval(judgement, found)}"
+    return f"with {count(found.n, 'seed')}: {', '.join(effect(replace(judgement, effect=found)))}"
 
 
 def remarks(judgement: Judgement) -> list[str]:

@@ -15,8 +15,7 @@ def test_an_arm_may_be_about_one_rate(tmp_path: Path, make: Make) -> None:
         fill(tmp_path, make, "lora", lora, rate=rate)
         fill(tmp_path, make, "dora", mora, rate=rate)
     for rate, said in ((1e-3, "holds"), (2e-3, "reversed")):
-        at = (("learning_rate", rate),)
-        found = verdict(tmp_path, a=Arm("mora", at), b=Arm("lora", at))
+        found = verdict(tmp_path, a=Arm("mora", rate=rate), b=Arm("lora", rate=rate))
         assert found.verdict == said
         assert len(found.cells) == 6
 

@@ -43,7 +43,7 @@ def saturating(make: Any, folder: Path, numbers: tuple[int, ...] = (32, 64, 128)
 
 def table(folder: Path) -> dict[str, list[str]]:
     (found,) = series.find(group(collect(folder).cells))
-    return {row[0].text: [value.text for value in row[1:]] for row in series.table(found).rows}
+    return {row[0].text: [value.text for value in row[1:]] for row in found.table.rows}
 
 
 def test_capacity_is_the_most_bits_a_trained_parameter(tmp_path: Path, make) -> None:
