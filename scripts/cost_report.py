@@ -144,7 +144,7 @@ def draw(adapters: Row, folder: Path) -> list[Path]:
         columns = min(2, len(shown))
         lines = -(-len(shown) // columns)
         figure, axes = plt.subplots(
-            lines, columns, figsize=(4.6 * columns, 1.4 + 3.4 * lines), sharey=True, squeeze=False
+            lines, columns, figsize=(9.2, 1.4 + 3.4 * lines), sharey=True, squeeze=False
         )
         for axis, (title, rows) in zip(axes.flat, shown.items(), strict=False):
             for number, name in enumerate(names):
