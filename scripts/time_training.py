@@ -96,22 +96,11 @@ def main() -> None:
                 continue
             model = models.load(cfg.model, dtype=place.dtype, device=place.device, seed=0).model
             steps[name], trained[name] = contestant(with_peft(model, dora), None, options, place)
-    seconds = timing.interleave(steps, options.rounds)
-    rows, others = [], [name for name in ("FFT", "peft LoRA") if name in steps]
-    for name in steps:
-        row: dict[str, Any] = {
-            "contestant": name,
-            "trainable": trained[name],
-            "seconds": timing.median(seconds[name]),
-            "peak_bytes": timing.peak_bytes(steps[name]),
-        }
-        for other in others:
-            against = timing.ratio(seconds[name], seconds[other])
-            row[f"against {other}"] = [against.median, against.low, against.high]
-        rows.append(row)
-        ratios = [f"{row[f'against {other}'][0]:.2f} of {other}" for other in others]
-        print(f"{name:26} {row['seconds']:.2f} s", *ratios, sep="  ")
-    options.out.mkdir(parents=True, exist_ok=True)
+    peaks = {}
+    for name, step in steps.items():
+        step()  # makes the optimiser's state
+        peaks[name] = timing.peak_bytes(step)
+        print(f"{name}: {peaks[name] / 2**30:.2f} GiB", flush=True)
     about = {
         "model": options.model,
         "batch": options.batch,
@@ -121,11 +110,43 @@ def main() -> None:
         "device": place.describe(),
         "processor": timing.processor(),
         "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
     }
+    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "training.json"
-    file.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+    def write(seconds: dict[str, list[float]]) -> None:
+        rows = table(seconds, trained, peaks)
+        rounds = len(seconds[rows[0]["contestant"]])
+        made = {"about": about | {"rounds": rounds}, "rows": rows}
+        file.write_text(json.dumps(made, indent=1) + "\n")
+        print(f"round {rounds} of {options.rounds}", flush=True)
+
+    timing.interleave(steps, options.rounds, warmup=0, after_round=write)
+    for row in json.loads(file.read_text())["rows"]:
+        ratios = [f"{value[0]:.2f} of {key.removeprefix('against ')}"
+                  for key, value in row.items() if key.startswith("against ")]  # fmt: skip
+        print(f"{row['contestant']:26} {row['seconds']:.2f} s", *ratios, sep="  ")
     print(file)
+
+
+def table(
+    seconds: dict[str, list[float]], trained: dict[str, int], peaks: dict[str, int]
+) -> list[dict[str, Any]]:
+    """A row a contestant; its time beside FFT's and peft's LoRA's, where they took part."""
+    others = [name for name in ("FFT", "peft LoRA") if name in seconds]
+    rows = []
+    for name, measured in seconds.items():
+        row: dict[str, Any] = {
+            "contestant": name,
+            "trainable": trained[name],
+            "seconds": timing.median(measured),
+            "peak_bytes": peaks[name],
+        }
+        for other in others:
+            against = timing.ratio(measured, seconds[other])
+            row[f"against {other}"] = [against.median, against.low, against.high]
+        rows.append(row)
+    return rows
 
 
 def contestant(

@@ -29,9 +29,15 @@ class Ratio:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 2,
+    after_round: Callable[[dict[str, list[float]]], None] = lambda seconds: None,
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round. The order turns, so that nobody is always first."""
+    """Seconds of each contestant in each round. The order turns, so that nobody is always first.
+
+    ``after_round`` is given what was measured so far: a long run that is stopped is not lost.
+    """
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(warmup + rounds):
@@ -43,6 +49,8 @@ def interleave(
             synchronize()
             if turn >= warmup:
                 seconds[name].append(time.perf_counter() - begin)
+        if turn >= warmup:
+            after_round(seconds)
     return seconds
 
 

@@ -33,6 +33,7 @@ ROW, TOP, FOOT, HEAD = 30, 24, 42, 54
 LEFT, RIGHT = 232, 505  # of the panel's axis
 ROWS_DRAWN = 40
 LONGEST_NAME = 40  # letters of a row's second line
+LONGEST_ARMS = 34  # of its first
 FAR, STEP = 10, 4  # times the median, and times the next: such rows have a panel of their own
 
 # Class, shape and word on the legend, of each verdict.
@@ -218,12 +219,24 @@ def _draw(rows: Sequence[tuple[int, Judgement, str]], top: float, inline: bool) 
 
 
 def _against(a: str, b: str) -> str:
-    """Both arms; of two kinds of one method the method is named once."""
+    """Both arms, without the settings that only set a row apart from others on the page (FFT
+    (max_steps=300) is FFT); of two kinds of one method the method is named once."""
+    short = tuple(_without_settings(name) for name in (a, b))
+    a, b = short if short[0] != short[1] else (a, b)
     kinds = [re.fullmatch(r"(\S+) \((.+)\)(.*)", name) for name in (a, b)]
     if kinds[0] and kinds[1] and kinds[0].group(1, 3) == kinds[1].group(1, 3):
         method, first, rank = kinds[0].groups()
         return f"{method}{rank}, {first} vs {kinds[1].group(2)}"
     return f"{a} vs {b}"
+
+
+def _without_settings(name: str) -> str:
+    found = re.fullmatch(r"(.+?) \((.+)\)(.*)", name)
+    if found is None:
+        return name
+    method, inside, rank = found.groups()
+    kept = ", ".join(word for word in inside.split(", ") if "=" not in word)
+    return f"{method} ({kept}){rank}" if kept else f"{method}{rank}"
 
 
 def _tick(first: Judgement, value: float) -> str:
@@ -246,7 +259,7 @@ def _row(judgement: Judgement, named: str, y: float, scale: Scale) -> str:
         )
     arms = _against(*_names(judgement))
     bold = "bold" if judgement.primary else ""
-    parts.append(_text(8, y - 2, _cut(arms, 36), bold))
+    parts.append(_text(8, y - 2, _cut(arms, LONGEST_ARMS), bold))
     parts.append(_text(8, y + 11, _cut(named, LONGEST_NAME), "small"))
     parts += [
         f'<circle class="seed" cx="{scale.x(v):.1f}" cy="{y + 8:.1f}" r="1.8"/>'

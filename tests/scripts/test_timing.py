@@ -1,4 +1,4 @@
-"""Where two ways of computing break even, on curves whose answer is known."""
+"""Where two ways break even, on curves whose answer is known; what a stopped run has told."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scripts.timing import crossing
+from scripts.timing import crossing, interleave
 
 
 @pytest.mark.parametrize("guess", [16, 40, 250, 301, 5000, 10**6])
@@ -20,3 +20,24 @@ def test_a_way_that_is_always_the_faster_one_gives_the_bound() -> None:
     assert crossing(lambda tokens: 1.0, 300) == 16
     assert crossing(lambda tokens: -1.0, 300) == 8192
     assert crossing(lambda tokens: -1.0, 300, most=1000) == 1000
+
+
+def test_a_run_that_is_stopped_has_told_the_rounds_before() -> None:
+    """Each contestant once a round, and the order turns."""
+    order: list[str] = []
+    told: list[dict[str, int]] = []
+
+    def second() -> None:
+        order.append("b")
+        if len(order) >= 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interleave(
+            {"a": lambda: order.append("a"), "b": second},
+            rounds=9,
+            warmup=1,
+            after_round=lambda seconds: told.append({k: len(v) for k, v in seconds.items()}),
+        )
+    assert order == ["a", "b", "b", "a", "a", "b", "b"]
+    assert told == [{"a": 1, "b": 1}, {"a": 2, "b": 2}]

@@ -46,6 +46,16 @@ def test_two_kinds_of_one_method_are_both_named() -> None:
     assert "MoRA r=8 vs LoRA r=8" in texts(judged(0.1))
 
 
+def test_settings_are_left_out_where_the_arms_differ_without_them() -> None:
+    """They told the row apart from others of the page, and ran into the points."""
+    long = "FFT (target_modules=q_proj+k_proj, max_steps=300, schedule=constant), lr 1e-3"
+    assert "MoRA r=9 vs FFT" in texts(judged(0.1, arms=("MoRA (schedule=constant) r=9", long)))
+    ways = ("LoRA (fused, max_steps=200) r=1, lr 1e-2", "LoRA (plain, max_steps=200) r=1, lr 1e-2")
+    assert "LoRA r=1, fused vs plain" in texts(judged(0.1, arms=ways))
+    alike = ("LoRA (steps=9) r=1", "LoRA (steps=8) r=1")
+    assert "LoRA r=1, steps=9 vs steps=8" in texts(judged(0.1, arms=alike))
+
+
 def test_small_effects_have_room_beside_large_ones() -> None:
     """One panel a unit, but two where a row would press all others flat."""
     small = [judged(0.01 * i) for i in range(1, 6)]
