@@ -19,6 +19,8 @@ from methods.layer import Delta, Formed
 from methods.lora import LoRA
 from methods.tensors import copied, rows, shaped, wide
 
+SHORTEST = 1e-12  # as torch.nn.functional.normalize has it
+
 
 class DoRA(LoRA):
     """LoRA and one more parameter an output: d_out beyond LoRA's budget."""
@@ -78,7 +80,7 @@ class Directed(Delta):
         a, b, m, ratio = working
         da = wide((dy @ (b * ratio.unsqueeze(1)).to(x.dtype)).T @ x) * self.scale
         db = wide(dy.T @ (x @ a.T)) * (ratio * self.scale).unsqueeze(1)
-        dm = (dy * y).sum(0, dtype=ratio.dtype) / m
+        dm = (dy * y).sum(0, dtype=ratio.dtype) / torch.where(m == 0, SHORTEST, m)
         return da, db, dm
 
     def plain(
@@ -108,7 +110,9 @@ class Directed(Delta):
 
 
 def lengths(weight: Tensor) -> Tensor:
-    """Euclidean length of each row, summed up in fp32 or wider: (d_out, d_in) -> (d_out,)."""
-    return torch.linalg.vector_norm(
-        weight, dim=1, dtype=torch.promote_types(weight.dtype, torch.float32)
-    )
+    """Euclidean length of each row, summed up in fp32 or wider: (d_out, d_in) -> (d_out,).
+
+    At least SHORTEST: a row of zeros, as pruning and padding leave them, has a direction to gain.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return torch.linalg.vector_norm(weight, dim=1, dtype=dtype).clamp_min(SHORTEST)

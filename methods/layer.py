@@ -9,10 +9,11 @@ Ways to compute y = x (W + delta W)^T:
   backward: the formed weight is made again there.
 - cached: as fused and bit for bit the same, but the formed weight is kept until a parameter
   changes. Micro-batches, backward and checkpointing share it; it takes as much memory as the base
-  weight (methods/kept.py). A compiled graph forms its own, as fused does.
+  weight (methods/kept.py). A compiled graph forms its own, as fused does. Whoever changes
+  parameters through ``.data``, past ``torch.optim``, says so: ``methods.kept.changed()``.
 
 auto is plain below the break-even (methods/break_even.py), above it cached where the memory is
-there to spare, and fused where it isn't.
+there to spare and a ``torch.optim`` optimiser trains the layer, and fused where not.
 
 Under bf16 the formed weight W + delta W is rounded to bf16, as a merged weight would be.
 """
@@ -125,7 +126,7 @@ class AdapterLinear(nn.Module):
         self.compute = compute
         self.original: Tensor | None = None  # the base weight before the first restart merged
         self._cache: tuple[Any, Formed] | None = None
-        self._granted: bool | None = None  # auto: whether there is memory to keep the weight
+        self._granted: bool | None = None  # whether there is memory to keep the weight; not asked
         self.train(base.training)
 
     @property
@@ -159,18 +160,18 @@ class AdapterLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out), in autocast's dtype where it is on, else the base weight's.
 
-        Evaluation without gradients multiplies by W + delta W, formed once and kept, unless
-        compute is plain.
+        Evaluation without gradients multiplies by W + delta W, formed once where there is memory
+        to keep it and else each time, unless compute is plain.
         """
         weight, bias, tensors = self.base.weight, self.bias, self.tensors
         x = x.to(compute_dtype(x, weight))
         if bias is not None:
             bias = bias.to(x.dtype)
-        if self.compute != "plain" and not self.training and not torch.is_grad_enabled():
-            return F.linear(x, self._formed(x.dtype).weight, bias)
+        if self.compute != "plain" and self._evaluates():
+            formed = self._kept(x.dtype) or form(self.delta, weight, x.dtype, tensors)
+            return F.linear(x, formed.weight, bias)
         if self._fused(x):
-            formed = self._formed(x.dtype) if self._keeps(x.dtype) else None
-            return _FusedLinear.apply(self.delta, formed, x, weight, bias, *tensors)
+            return _FusedLinear.apply(self.delta, self._kept(x.dtype), x, weight, bias, *tensors)
         drops = self.training and self.dropout > 0
         dropped = F.dropout(x, self.dropout) if drops else x
         return self.delta.plain(x, dropped, weight, bias, *tensors)
@@ -214,8 +215,8 @@ class AdapterLinear(nn.Module):
         return self.base
 
     def train(self, mode: bool = True) -> AdapterLinear:
-        if mode and self.compute != "cached" and not self._granted:
-            self._cache = None
+        if mode != self.training:
+            self._forget()
         return super().train(mode)
 
     def extra_repr(self) -> str:
@@ -227,8 +228,15 @@ class AdapterLinear(nn.Module):
         return self.__dict__ | {"_cache": None, "_granted": None}
 
     def _apply(self, *args: Any, **kwargs: Any) -> AdapterLinear:
-        self._cache = self._granted = None  # moved to another device or dtype
+        self._forget()  # moved to another device or dtype
         return super()._apply(*args, **kwargs)
+
+    def _forget(self) -> None:
+        self._cache = self._granted = None
+        kept.give_back(self)
+
+    def _evaluates(self) -> bool:
+        return not self.training and not torch.is_grad_enabled()
 
     def _fused(self, x: Tensor) -> bool:
         if self.training and self.dropout > 0:
@@ -240,9 +248,13 @@ class AdapterLinear(nn.Module):
         return x.numel() // self.in_features >= least
 
     def _keeps(self, dtype: torch.dtype) -> bool:
-        """Whether the formed weight is kept while training; never changes a number."""
-        if self.compute == "fused" or torch.compiler.is_compiling():
+        """Whether the formed weight is kept until a change; never changes a number."""
+        if self.compute == "fused" and not self._evaluates():
             return False
+        if torch.compiler.is_compiling() or _capturing() or "_is_replica" in self.__dict__:
+            return False  # a graph forms its own; a replica of nn.DataParallel is gone after use
+        if any(tensor.is_inference() for tensor in (self.base.weight, *self.tensors)):
+            return False  # made in inference mode: they do not count their changes
         if kept.sharded():
             if self.compute == "cached":
                 raise MethodError(
@@ -252,23 +264,27 @@ class AdapterLinear(nn.Module):
             return False
         if self.compute == "cached":
             return True
+        trained = (p for p in self.adapter_parameters if p.requires_grad)
+        if not self._evaluates() and not kept.trained(trained):
+            return False
         if self._granted is None:
             size = self.base.weight.numel() * dtype.itemsize
             self._granted = kept.grant(self, size, self.base.weight.device)
         return self._granted
 
-    def _formed(self, dtype: torch.dtype) -> Formed:
-        """W + delta W, kept until a tensor that it is made of changes."""
+    def _kept(self, dtype: torch.dtype) -> Formed | None:
+        """W + delta W where it is kept, made anew if a tensor that it is made of has changed."""
+        if not self._keeps(dtype):
+            return None
         tensors = (self.base.weight, *self.tensors)
-        # Tensors made in inference mode do not count their changes.
-        if torch.compiler.is_compiling() or any(t.is_inference() for t in tensors):
-            return form(self.delta, tensors[0], dtype, tensors[1:])
-        key = (dtype, self.delta, kept.steps(), *((t.data_ptr(), t._version) for t in tensors))
-        if self._cache is None or self._cache[0] != key:
-            self._cache = None  # freed before the new one is made
+        key = (dtype, self.delta, kept.changes(), *((t.data_ptr(), t._version) for t in tensors))
+        cache = self._cache  # another thread may change it meanwhile
+        if cache is None or cache[0] != key:
+            self._cache = cache = None  # freed before the new one is made
             with torch.inference_mode(False):
-                self._cache = (key, form(self.delta, tensors[0], dtype, tensors[1:]))
-        return self._cache[1]
+                cache = key, form(self.delta, tensors[0], dtype, tensors[1:])
+            self._cache = cache
+        return cache[1]
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -314,6 +330,11 @@ def form(delta: Delta, weight: Tensor, dtype: torch.dtype, tensors: Any) -> Form
     """W + delta W in ``dtype``, a new tensor, without gradient."""
     with torch.no_grad():
         return delta.form(weight.detach(), dtype, *(t.detach() for t in tensors))
+
+
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured, which would hold a kept weight as it is now."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import cast
 
@@ -25,11 +26,13 @@ def target_layers(
 
     quantised: those of methods/quantised.py among them.
 
-    Raises MethodError for a pattern that matches nothing, and for a layer that is quantised, tied
-    to the embedding, adapted already or of another kind.
+    Raises MethodError for a pattern that matches nothing, and for a layer that is quantised,
+    offloaded, tied to the embedding or another layer, adapted already or of another kind.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     embeddings = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
+    names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    tied = {one for one, times in names.items() if times > 1}
     found: dict[str, nn.Linear] = {}
     for pattern in patterns:
         hits = {name: module for name, module in modules.items() if matches(name, pattern)}
@@ -40,7 +43,7 @@ def target_layers(
                 f"Its linear layers are named: {', '.join(sorted(linear)) or '(it has none)'}."
             )
         for name, module in hits.items():
-            found[name] = _checked(name, module, embeddings, quantised)
+            found[name] = _checked(name, module, embeddings, tied, quantised)
     return {name: found[name] for name in modules if name in found}
 
 
@@ -71,7 +74,13 @@ def matching_parameters(
     return {n: p for n, p in model.named_parameters() if id(p) in found}
 
 
-def _checked(name: str, module: nn.Module, embeddings: set[int], quantised: bool) -> nn.Linear:
+def _checked(
+    name: str,
+    module: nn.Module,
+    embeddings: Container[int],
+    tied: Container[int],
+    quantised: bool,
+) -> nn.Linear:
     if isinstance(module, AdapterLinear):
         raise MethodError(f"layer {name} is adapted already: attach a method to a plain model.")
     if not isinstance(module, nn.Linear) and not hasattr(module, "in_features"):
@@ -90,5 +99,16 @@ def _checked(name: str, module: nn.Module, embeddings: set[int], quantised: bool
         raise MethodError(
             f"layer {name} is tied to the embedding: an adapter on it would change the embedding "
             f"when merged. Leave it out of target_modules, or untie the model."
+        )
+    if module.weight.is_meta and hasattr(module, "_hf_hook"):
+        raise MethodError(
+            f"layer {name} is offloaded by accelerate, which brings its weight only to its own "
+            f"forward pass: load the model without offloading (device_map)."
+        )
+    if id(module.weight) in tied:
+        raise MethodError(
+            f"layer {name} shares its weight with another place of the model: each would get an "
+            f"adapter of its own, and a merge would change both. Leave it out of target_modules, "
+            f"or give each a copy."
         )
     return module

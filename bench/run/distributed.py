@@ -75,6 +75,11 @@ def check(settings: Mapping[str, Any], method: MethodCard) -> None:
             f"distributed.processes={processes}, but {started} started. Start as many: "
             f"{command(processes, chosen)} ..."
         )
+    if strategy == "fsdp2" and method.settings.get("compute") == "cached":
+        raise UserError(
+            "method.compute=cached keeps each weight whole on every device, and distributed=fsdp2 "
+            "shards them: choose method.compute=fused, or auto."
+        )
     if strategy != "deepspeed":
         return
     if importlib.util.find_spec("deepspeed") is None:

@@ -31,4 +31,6 @@ class ThroughFp32(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if func in PRODUCTS and all(a.dtype == torch.bfloat16 for a in args):
             return func(*(a.float() for a in args), **kwargs).bfloat16()
+        if func is _aten.addmm_.default and all(a.dtype == torch.bfloat16 for a in args):
+            return args[0].copy_(_aten.addmm(*(a.float() for a in args), **kwargs))
         return func(*args, **kwargs)

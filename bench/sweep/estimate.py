@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bench.run.device import fast_bf16
 from bench.sweep import footprint
 from bench.sweep.shapes import Shape, shape_of, trained
+from methods import memory
 
 if TYPE_CHECKING:
     from methods import Method
@@ -92,7 +93,7 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
     if cpu and config["precision"] == "auto":
         config = {**config, "precision": "bf16" if fast_bf16("cpu") else "fp32"}
     assert most is not None
-    free = device.memory or footprint.machine() or 0
+    free = device.memory or memory.limit() or 0
     found = footprint.footprint(shape, method, config, most, cpu=cpu, free=free)
     return Estimate(
         steps=steps,

@@ -6,14 +6,12 @@ Held to within 15 % of measured peaks by tests/bench/sweep/test_estimate.py.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.sweep.shapes import Shape, adapted, trained
+from methods import memory
 
 if TYPE_CHECKING:
     from methods import Method
@@ -163,18 +161,7 @@ def room(device: str) -> int | None:
 
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return machine() if device == "cpu" else None
-
-
-def machine() -> int | None:
-    """Bytes of memory that this machine, or the container that we are in, may use."""
-    limits = []
-    with suppress(OSError, ValueError):
-        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            limits.append(int(Path(file).read_text()))
-    return min(limits, default=None)
+    return memory.limit() if device == "cpu" else None
 
 
 def fits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods import AdapterMethod, kept
+from methods import AdapterMethod, kept, memory
 from methods.base import adapted_layers
 from methods.contract import llama
 from methods.dora import DoRA
@@ -127,25 +128,112 @@ def layer_of(compute: str) -> AdapterLinear:
 X = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
 
 
-def test_auto_keeps_as_much_as_the_share_of_the_free_memory(monkeypatch) -> None:
-    size = 64 * 96 * 4
+SIZE = 64 * 96 * 4  # bytes of a kept weight of layer_of
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Set the bytes that may be kept with a share; nothing is kept before."""
     monkeypatch.setattr(kept, "_granted", type(kept._granted)())
-    monkeypatch.setattr(kept, "free_memory", lambda device: round(2.5 * size / kept.SHARE))
-    layers = [layer_of("auto") for _ in range(3)]
+
+    def room(size: float, share: float) -> None:
+        def free(device: torch.device) -> int:
+            held = sum(n for _, n in kept._granted.values())
+            return round(size / share) - held
+
+        monkeypatch.setattr(memory, "free", free)
+
+    return room
+
+
+def optimised(layer: AdapterLinear) -> torch.optim.Optimizer:
+    """An optimiser of the layer's parameters that has made a step, of no size."""
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.0)
+    optimizer.step()
+    return optimizer
+
+
+def test_auto_keeps_as_much_as_the_share_of_the_free_memory(room) -> None:
+    room(2.5 * SIZE, kept.SHARE)
+    layers = [layer_of("auto") for _ in range(4)]
+    optimizers = [optimised(layer) for layer in layers]
     for layer in layers:
         layer(X)
-    assert [layer.kept_bytes > 0 for layer in layers] == [True, True, False]
+    assert [layer.kept_bytes > 0 for layer in layers] == [True, True, False, False]
     layers[0] = layer_of("auto")  # the first one is gone, and its memory free again
+    optimizers[0] = optimised(layers[0])
     layers[0](X)
     assert layers[0].kept_bytes
-    layers[2](X)
-    assert not layers[2].kept_bytes
-    torch.testing.assert_close(layers[2](X), layers[2].base(X))
+    layers[1].eval().train()  # gives back what it had, and is the last to ask
+    layers[3].eval().train()
+    layers[3](X)
+    layers[1](X)
+    assert layers[3].kept_bytes and not layers[1].kept_bytes
+    torch.testing.assert_close(layers[1](X), layers[1].base(X))
 
 
-def test_memory_that_cannot_be_told_is_not_taken() -> None:
-    assert kept.free_memory(torch.device("meta")) == 0
-    assert kept.free_memory(torch.device("cpu")) > 2**20
+@torch.no_grad()
+def test_evaluation_keeps_a_share_of_its_own_and_says_the_same_without(room) -> None:
+    room(1.5 * SIZE, kept.SHARE_IN_EVALUATION)
+    for compute in ("auto", "fused"):
+        torch.manual_seed(0)
+        first, second = (layer_of(compute).eval() for _ in range(2))
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(first(X), second(X))
+        assert first.kept_bytes == SIZE and not second.kept_bytes
+        assert not first.train().kept_bytes
+
+
+def test_auto_keeps_nothing_of_what_is_trained_past_torch_optim() -> None:
+    """A loop that writes through .data leaves no trace that a kept weight could be told old by."""
+    ends = []
+    for compute in ("fused", "auto"):
+        torch.manual_seed(0)
+        layer = layer_of(compute)
+        optimised(layer_of("auto"))  # another's optimiser says nothing of this one
+        for _ in range(3):
+            layer(X).square().mean().backward()
+            assert layer.M.grad is not None
+            layer.M.data.sub_(layer.M.grad)
+            layer.M.grad = None
+        ends.append(layer(X))
+        assert not layer.kept_bytes
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("compute", ["auto", "fused", "cached"])
+def test_weights_that_are_swapped_between_training_and_evaluation_count(compute) -> None:
+    """As averaged weights (EMA) are, through .data; and in between, where one says so."""
+    torch.manual_seed(0)
+    layer = layer_of(compute)
+    optimised(layer)
+    found = []
+    with torch.no_grad():
+        for value in (0.0, 1.0, 2.0):
+            layer.train()(X)
+            layer.M.data.fill_(value)
+            found.append(layer.eval()(X))
+        layer.M.data.fill_(3.0)
+        kept.changed()
+        found.append(layer(X))
+    steps = [b - a for a, b in itertools.pairwise(found)]
+    assert steps[0].abs().max() > 0.1
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0], rtol=1e-3, atol=1e-3)
+
+
+def test_replicas_and_captured_graphs_keep_nothing(monkeypatch) -> None:
+    """nn.DataParallel's live for one pass, in threads; a graph would hold the weight as it is."""
+    layer = layer_of("cached")
+    replica = layer._replicate_for_data_parallel()
+    replica.M, replica.base = layer.M, layer.base
+    assert torch.equal(replica(X), layer(X))
+    assert layer.kept_bytes and not replica.kept_bytes
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    captured = layer_of("cached")
+    captured(X)
+    assert not captured.kept_bytes
 
 
 def test_a_kept_weight_is_no_part_of_the_layer(tmp_path: Path) -> None:
@@ -194,6 +282,9 @@ for compute in ("fused", "auto"):
         optimizer.step()
         optimizer.zero_grad()
     results[compute] = y
+    assert not layer.kept_bytes
+    with torch.no_grad():
+        layer.eval()(X)
     assert not layer.kept_bytes
 assert torch.equal(results["fused"], results["auto"])
 try:

@@ -183,6 +183,32 @@ def test_the_plain_path_of_dora_multiplies_by_the_base_weight_once(bias: bool) -
     assert len(dense) == 1
 
 
+@pytest.mark.parametrize("compute", ["fused", "plain"])
+def test_a_row_of_zeros_is_no_harm_to_dora_and_can_learn(compute: str) -> None:
+    """As pruning and padding leave them; 0 / 0 made every output and gradient NaN."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48))
+    with torch.no_grad():
+        model[0].weight[3] = 0.0
+    x = random(9, 64).float()
+    before = model(x).detach()
+    DoRA(**SHARED).attach(model)
+    layer = model[0].train()
+    layer.compute = compute
+    torch.testing.assert_close(layer(x), before)
+    target = before + x[:, :48]
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = (layer(x) - target)[:, 3].square().mean()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.adapter_parameters)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+
+
 def effect_of_longer_rows(dtype: torch.dtype, compute: str, factor: float) -> dict[str, float]:
     """By how much DoRA's outputs grow in bf16 where each magnitude is ``factor`` times its own."""
     torch.manual_seed(0)

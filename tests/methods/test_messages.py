@@ -106,6 +106,23 @@ def test_head_tied_to_the_embedding() -> None:
     assert "layer lm_head is tied to the embedding" in message and "untie" in message
 
 
+def test_layers_that_share_a_weight_or_are_one() -> None:
+    """An adapter each on one weight would both be merged into it."""
+    model = llama()
+    first, second = model.model.layers[0].mlp, model.model.layers[1].mlp
+    second.up_proj.weight = first.up_proj.weight
+    assert "layers.0.mlp.up_proj shares its weight" in refused(model, target_modules=["up_proj"])
+    model = llama()
+    model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
+    assert "layers.0.self_attn.q_proj shares its weight" in refused(model)
+
+
+def test_offloaded_layer() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    message = refused(accelerate.cpu_offload(llama(), execution_device="cpu"))
+    assert "is offloaded by accelerate" in message and "without offloading" in message
+
+
 def test_layer_that_is_not_linear() -> None:
     assert "not a linear layer" in refused(llama(), target_modules=["input_layernorm"])
 

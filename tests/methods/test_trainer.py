@@ -21,6 +21,7 @@ DATA = [{"input_ids": row, "labels": row} for row in (torch.arange(96).reshape(1
 
 METHODS = {
     "mora": lambda: MoRA(rank=4, operator="rotation"),
+    "mora_cached": lambda: MoRA(rank=4, operator="rotation", compute="cached"),
     "mora_dropout": lambda: MoRA(rank=4, operator="sharing", dropout=0.2),
     "lora_plus": lambda: LoRAPlus(rank=4, lr_ratio=16),
     "beside": lambda: MoRA(rank=4, also_train=["*norm"]),

@@ -221,6 +221,16 @@ def test_deepspeed_without_the_package_is_one_message(run: Any) -> None:
     assert "needs the package deepspeed: pip install deepspeed" in ended.err
 
 
+def test_kept_weights_under_fsdp2_are_refused_before_anything_is_loaded(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layer would refuse them too, at the first step."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = run("method=mora", "method.compute=cached", "distributed=fsdp2",
+                "distributed.processes=2")  # fmt: skip
+    assert ended.status == 2 and "method.compute=fused" in ended.err
+
+
 @pytest.mark.parametrize("examples", [0, 1, 3, 8, 13])
 def test_shares_are_the_batches_of_one_process(examples: int) -> None:
     shares = distributed.Shares(range(examples), 2, 2)

@@ -25,7 +25,8 @@ def products(rows: int = 33) -> list[Any]:
     y = torch.nn.functional.linear(x, w, b)
     z = torch.nn.functional.linear(x, w) @ y.transpose(1, 2)
     (y.float().square().sum() + z.float().sum()).backward()
-    return [y.detach(), z.detach(), x.grad, w.grad, b.grad]
+    formed = w.detach().clone().addmm_(drawn(64, 8).detach(), drawn(8, 48).detach(), alpha=2.0)
+    return [y.detach(), z.detach(), x.grad, w.grad, b.grad, formed]
 
 
 def test_the_products_are_those_of_hardware_up_to_the_order_of_sums() -> None:
@@ -45,6 +46,8 @@ def test_inside_a_product_it_is_fp32_that_multiplies() -> None:
     b = torch.cat([torch.full((1, 1), 256.0), torch.ones(64, 1)]).bfloat16()
     with ThroughFp32():
         assert (a @ b).item() == 320.0
+        c = torch.zeros(1, 1).bfloat16()
+        assert c.addmm_(a, b) is c and c.item() == 320.0
 
 
 def test_fp32_is_left_alone() -> None:
