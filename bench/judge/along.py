@@ -82,7 +82,10 @@ def last(cell: Result, endpoint: Endpoint) -> float | None:
 
 
 def learned_and_forgotten(cell: Result, metric: str) -> tuple[Array, Array] | None:
-    """Learned (more is better) and forgotten (share of before), from the untouched model on."""
+    """Learned (more is better) and forgotten (share of before), from the untouched model on.
+
+    The end is the record's final scores, where the run was not scored at its last step anyway.
+    """
     learned = cell.scores.get(f"metrics.{metric}")
     found = cell.metrics.get(metric)
     parts = [p for p in cell.forgetting_parts if f"metrics.{p}" in cell.scores and p in cell.before]
@@ -102,9 +105,21 @@ def learned_and_forgotten(cell: Result, metric: str) -> tuple[Array, Array] | No
     start = before_.value if before_ is not None else found.chance
     if not known.any() or start is None:
         return None
-    xs = np.concatenate([[sign * start], sign * learned[known]])
-    ys = np.concatenate([[0.0], forgotten[known]])
-    return np.maximum.accumulate(xs), ys
+    xs, ys = [sign * start, *sign * learned[known]], [0.0, *forgotten[known]]
+    end = cell.forgetting if len(parts) == len(cell.forgetting_parts) else None
+    if end is not None and _scored_until(cell, known) < _last_step(cell):
+        xs.append(sign * found.value)
+        ys.append(end)
+    return np.maximum.accumulate(np.array(xs)), np.array(ys)
+
+
+def _scored_until(cell: Result, known: Array) -> float:
+    return float(cell.scores["step"][known][-1])
+
+
+def _last_step(cell: Result) -> float:
+    steps = cell.train.get("step", np.empty(0))
+    return float(steps[-1]) if len(steps) else -math.inf
 
 
 def forgotten_at(a: Result, b: Result, metric: str, share: float) -> tuple[float, float] | None:

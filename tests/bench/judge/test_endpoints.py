@@ -130,7 +130,11 @@ def test_where_nothing_is_forgotten_nothing_can_be_told(tmp_path: Path, make: Ma
     assert wide.verdict == "cannot tell"  # the margin is more than all that was forgotten
 
 
-def test_forgetting_is_read_where_both_learned_as_much(tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize("scored_until", [50, 20])
+def test_forgetting_is_read_where_both_learned_as_much(
+    scored_until: int, tmp_path: Path, make: Make
+) -> None:
+    """Over the whole run: its end counts, whether or not it was scored along the run."""
     before = {
         "accuracy": {"value": 0.0, "n": 4, "higher_is_better": True, "unit": "fraction",
                      "chance": None},
@@ -141,11 +145,12 @@ def test_forgetting_is_read_where_both_learned_as_much(tmp_path: Path, make: Mak
             scores = [
                 {"step": s, "tokens": s, "seconds": 1.0, "metrics": {
                     "accuracy": end * s / 50, "text": 2 * (1 + share * end * s / 50)}}
-                for s in range(10, 60, 10)
+                for s in range(10, scored_until + 1, 10)
             ]  # fmt: skip
             made = make(method, seed=seed, final=end, before=before,
-                        forgetting=forgetting(share * end + 0.001 * seed))  # fmt: skip
-            made["curves"] = {"train": made["curves"]["train"], "scores": scores}
+                        forgetting=forgetting(share * end))  # fmt: skip
+            train = [{"step": s, "loss": 1.0, "tokens": s, "seconds": 1.0} for s in (1, 50)]
+            made["curves"] = {"train": train, "scores": scores}
             records.write(made, tmp_path)
     endpoint = read({"kind": "forgetting_at_learned", "metric": "accuracy"})
     found = only(tmp_path, claim(endpoint))
