@@ -104,7 +104,12 @@ class Claim:
 
     def distance(self, task: str) -> float | None:
         """Of a trend: how far the task lies from what the model knew."""
-        return next((d for pattern, d in self.trend.items() if fnmatchcase(task, pattern)), None)
+        pattern = self.pattern(task)
+        return None if pattern is None else self.trend[pattern]
+
+    def pattern(self, task: str) -> str | None:
+        """Of a trend: by which of its patterns the task is among its tasks."""
+        return next((pattern for pattern in self.trend if fnmatchcase(task, pattern)), None)
 
 
 _ANY = object()  # FFT has no rank and fits any

@@ -104,6 +104,11 @@ class Comparison:
     def choice(self, arm: Candidate) -> Choice:
         return self._choose(arm, self.good)
 
+    def differences(self) -> dict[int, float]:
+        """Of each seed, each arm at its rate; positive where the first arm is the better one."""
+        pairs = self._pairs([self.choice(arm) for arm in self.arms])
+        return {pair.seed: self.measuring.difference(pair) for pair in pairs}
+
     def _choose(self, arm: Candidate, good: Goodness) -> Choice:
         if (arm, good) not in self._chosen:
             known = spread(arm, good) if arm.validation else None
@@ -282,12 +287,8 @@ class Comparison:
 
     def _leaving_out(self, seeds: Sequence[int]) -> list[float]:
         """The effect without each seed in turn, rates chosen anew by those that are left."""
-        made = []
-        for seed in seeds:
-            fewer = self._without(seed, seeds)
-            pairs = fewer._pairs([fewer.choice(arm) for arm in fewer.arms])
-            made.append(float(np.mean([self.measuring.difference(pair) for pair in pairs])))
-        return made
+        left = (self._without(seed, seeds).differences() for seed in seeds)
+        return [float(np.mean([*by_seed.values()])) for by_seed in left]
 
     def _without(self, seed: int, seeds: Sequence[int]) -> Comparison:
         """With all of the seeds but this one."""

@@ -146,20 +146,20 @@ class _Plan:
             key = (setting.section.model_label, *(arm.name for arm in arms))
             by_arms.setdefault(key, []).append((setting, arms))
         for (model, *_), several in by_arms.items():
-            tasks = {s.section.task for s, _ in several}
+            tasks = [s.section.task for s, _ in several]
             where = f"{count(len(tasks), 'task')} on {model}, by distance"
-            if len({self.claim.distance(task) for task in tasks}) < trends.FEWEST_TASKS:
-                need = f"{trends.FEWEST_TASKS} are needed for a trend"
-                yield where, False, f"{count(len(tasks), 'distance')}; at least {need}"
+            if lack := trends.lacking(self.claim, tasks):
+                yield where, False, lack
                 continue
             seeds = len(set.intersection(*(a.seeds for _, arms in several for a in arms)))
             for _, arms in several:
-                possible, words = self._of(arms, seeds)
+                possible, words = self._of(arms, seeds, trends.reach(self.claim, tasks))
                 if not possible:
                     break
             yield where, possible, words
 
-    def _of(self, arms: Sequence[Candidate], seeds: int) -> tuple[bool, str]:
+    def _of(self, arms: Sequence[Candidate], seeds: int, reach: float = 1.0) -> tuple[bool, str]:
+        """reach: by how much a trend spreads less between seeds than a value does."""
         if never := self._never(arms, seeds):
             return False, never
         rates = search(arms[0]).trials
@@ -173,7 +173,7 @@ class _Plan:
             words += f", one of {among} primary comparisons"
         if look.seeds:
             words += f", judged with {look.seeds} at level {look.level:g}"
-        return self._size(words, len(arms), seeds, look.level / among)
+        return self._size(words, len(arms), seeds, look.level / among, reach)
 
     def _never(self, arms: Sequence[Candidate], seeds: int) -> str:
         """Why no result could decide it; empty where some could."""
@@ -230,13 +230,15 @@ class _Plan:
         reached = [look for look in self.family.looks if (look.seeds or 0) <= seeds]
         return reached[-1] if reached else None
 
-    def _size(self, words: str, arms: int, seeds: int, level: float) -> tuple[bool, str]:
+    def _size(
+        self, words: str, arms: int, seeds: int, level: float, reach: float
+    ) -> tuple[bool, str]:
         """What the interval would be like."""
         claim, per_seed = self.claim, math.sqrt((2 if arms > 1 else 1) / seeds)
         half = float(stats.t.ppf(1 - level / 2, seeds - 1)) * per_seed
         power = float(stats.t.ppf(POWER, seeds - 1)) * per_seed
         if self.spread is None:
-            return True, f"{words}; {self._supposed(half, power)}"
+            return True, f"{words}; {self._supposed(half / reach, power / reach)}"
         if claim.direction != "better":
             half *= self.spread
             said = f"an interval of about ±{self._amount(half)} and a margin of "

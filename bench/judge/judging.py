@@ -51,7 +51,8 @@ def judge(
             for several in _comparisons(claim, of(claim))
             for judgement in _exploratory(several)
         ] + trends.judge(claim, of(claim))
-        made += judged or [Judgement(claim, reason=_no_cells(claim, rows))]
+        why = trends.waits(claim, of(claim)) or _no_cells(claim, rows)
+        made += judged or [Judgement(claim, reason=why)]
     return made
 
 
@@ -134,7 +135,7 @@ def _of_family(
         made += trends.primary(claim, of(claim))
         judged += made
         if not made:
-            reason_ = _no_cells(claim, cells)
+            reason_ = trends.waits(claim, of(claim)) or _no_cells(claim, cells)
             waiting.append(Judgement(claim, reason=reason_, primary=True))
     current = through_looks(judged, family, max(len(family.claims), len(judged)))
     return [*current, *waiting]

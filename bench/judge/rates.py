@@ -105,6 +105,7 @@ class Choice:
     problem: str = ""
     flags: tuple[str, ...] = ()
     edge: str = ""  # says so where the best lies at the end of what was tried
+    lowest: bool = False  # whether the best rate is the lowest that was tried
     search: Search = Search()
     another: float | None = None  # how often another rate would have been chosen
     how: str = ""
@@ -194,7 +195,8 @@ def best(candidate: Candidate, cells: ByPoint, good: Goodness, kind: str) -> Cho
     if not means:
         return Choice(problem=f"no learning rate of {candidate.name} has all {kind} cells")
     point = _best_of_means(means)
-    found = Choice({}, point, edge=_edge(candidate.name, point, cells), search=_search(cells),
+    found = Choice({}, point, edge=_edge(candidate.name, point, cells),
+                   lowest=_is_lowest(point, cells), search=_search(cells),
                    best_of=tuple(best_of(list(means.values()))))  # fmt: skip
     if point not in candidate.reported:
         problem = f"no reported cells of {candidate.name} at its best rate"
@@ -239,7 +241,8 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
     usual, times = Counter(chosen.values()).most_common(1)[0]
     return Choice(
         judged, usual, edge=_edge(candidate.name, overall, candidate.reported),
-        search=_search(candidate.reported), another=1 - times / len(chosen),
+        lowest=_is_lowest(overall, candidate.reported), search=_search(candidate.reported),
+        another=1 - times / len(chosen),
         how="each seed at the rate that the others choose",
         best_of=tuple(best_of((sums / len(shared)).tolist())),
     )  # fmt: skip
@@ -263,6 +266,10 @@ def search(arm: Candidate) -> Search:
 def _search(cells: ByPoint) -> Search:
     rates = sorted({rate for rate, _ in cells if rate})
     return Search(len(cells), math.log2(rates[-1] / rates[0]) if rates else 0.0)
+
+
+def _is_lowest(point: Point, tried: ByPoint) -> bool:
+    return point[0] == min((rate for rate, _ in tried if rate is not None), default=None)
 
 
 def _edge(name: str, point: Point, tried: ByPoint) -> str:

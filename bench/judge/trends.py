@@ -1,28 +1,41 @@
 """Claims of a trend: whether the difference between the arms grows with a task's distance.
 
 For each seed a straight line through the differences over the tasks; what is judged is its slope,
-a seed each, as any other effect.
+a seed each, as any other effect. The interval is over seeds, for these tasks: other tasks may lie
+otherwise, and the farthest has the most say, so the slope without each task is told beside it.
+
+A trend waits until all its tasks have cells. Of the guards (guards.py) two are read differently:
+
+floor   near the base there may be nothing to learn. It counts for a task that is farther than one
+        that was learned, or where none was
+edge    counts where a better rate would make the trend smaller: where the second arm's lies at an
+        edge on a far task, or the first's on a near one (either's, where little differs). Where
+        there was nothing to learn, and training only did harm, a lower rate leads to the untouched
+        model, and the lower edge says nothing
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bench.judge.claims import Claim
 from bench.judge.comparison import FEWEST_SEEDS, Comparison
 from bench.judge.guards import Guard
-from bench.judge.intervals import paired
+from bench.judge.intervals import LEVEL, Effect, paired, with_choice
 from bench.judge.measures import Measuring, Pair
 from bench.judge.rates import AS_RUN, Candidate
 from bench.judge.rows import count
 from bench.judge.settings import Setting, metric_of, pairs
 from bench.judge.verdicts import (
+    ALIKE,
     CANNOT_TELL,
+    HOLDS,
     UNDECIDED,
+    UNSETTLED,
     Judgement,
     bounds,
     decide,
@@ -30,81 +43,226 @@ from bench.judge.verdicts import (
     reason,
 )
 
-FEWEST_TASKS = 3
 At = Callable[[Sequence[int], float], Judgement]
 
 
 def judge(claim: Claim, known: Sequence[Setting]) -> list[Judgement]:
     """The trend for each model and pair of arms; none for claims that are of no trend."""
-    return [at(seeds, 0.05) for seeds, at in primary(claim, known)]
+    return [at(seeds, LEVEL) for seeds, at in primary(claim, known)]
 
 
 def primary(claim: Claim, known: Sequence[Setting]) -> list[tuple[list[int], At]]:
     """For each model and pair of arms the seeds that all tasks share, and its judgement."""
-    made = []
-    for found in _groups(claim, known).values():
-        by_distance = sorted(found, key=lambda item: item[0])
-        if len({distance for distance, _ in by_distance}) >= FEWEST_TASKS:
-            seeds = sorted(set.intersection(*(set(c.seeds()) for _, c in by_distance)))
-            made.append((seeds, _at(claim, by_distance)))
+    made: list[tuple[list[int], At]] = []
+    for found in _groups(claim, known):
+        if not lacking(claim, [c.setting.section.task for c in found]):
+            trend = _Trend(claim, tuple(found))
+            made.append((trend.seeds(), trend))
     return made
 
 
-def _groups(claim: Claim, known: Sequence[Setting]) -> dict[str, list[tuple[float, Comparison]]]:
-    groups: dict[str, list[tuple[float, Comparison]]] = {}
+def lacking(claim: Claim, tasks: Sequence[str]) -> str:
+    """Why these tasks are no trend yet: those without cells, or with several settings."""
+    found = {p: [t for t in tasks if claim.pattern(t) == p] for p in claim.trend}
+    missing = [pattern for pattern, those in found.items() if not those]
+    if missing:
+        return f"no cells of {', '.join(missing)}, of {count(len(found), 'task')} by distance"
+    twice = [pattern for pattern, those in found.items() if len(those) > 1]
+    return f"several settings of {', '.join(twice)}: a trend takes one of each" if twice else ""
+
+
+def reach(claim: Claim, tasks: Sequence[str]) -> float:
+    """The square root of the distances' sum of squares: a slope spreads by a gap's, over this."""
+    distances = np.array([claim.distance(task) for task in tasks], float)
+    return float(np.sqrt(((distances - distances.mean()) ** 2).sum()))
+
+
+def waits(claim: Claim, known: Sequence[Setting]) -> str:
+    """Why there is no trend, where some of its tasks have cells; empty where none has."""
+    said = [lacking(claim, [c.setting.section.task for c in g]) for g in _groups(claim, known)]
+    return "; ".join(dict.fromkeys(filter(None, said)))
+
+
+def _groups(claim: Claim, known: Sequence[Setting]) -> list[list[Comparison]]:
+    """Comparisons of one model and pair of arms, the nearest task first."""
+    groups: dict[str, list[Comparison]] = {}
     for setting in known if claim.trend else ():
         section = setting.section
-        distance = claim.distance(section.task)
-        if distance is None or not claim.of_task(section.task):
+        if claim.distance(section.task) is None or not claim.of_task(section.task):
             continue
         measuring = Measuring(claim, section, metric_of(claim, section), setting.cells)
         for arms in pairs(claim, setting):
             protocol = "tuned" if any(_tunable(arm) for arm in arms) else AS_RUN
             who = [section.model, section.scale, section.device, section.precision]
-            key = json.dumps([*who, *(arm.name for arm in arms)])
-            comparison = Comparison(measuring, setting, protocol, arms)
-            groups.setdefault(key, []).append((distance, comparison))
-    return groups
+            key = json.dumps([*who, *map(_kind, arms)], default=repr)
+            groups.setdefault(key, []).append(Comparison(measuring, setting, protocol, arms))
+    return [sorted(group, key=lambda c: _distance(claim, c)) for group in groups.values()]
+
+
+def _kind(arm: Candidate) -> list[object]:
+    """What an arm is in each of the tasks, however it is called beside others there."""
+    settings = arm.row.settings.items()
+    own = sorted((k, v) for k, v in settings if not k.startswith("trainer."))
+    return [arm.row.method, arm.row.rank, own]
+
+
+def _distance(claim: Claim, comparison: Comparison) -> float:
+    distance = claim.distance(comparison.setting.section.task)
+    assert distance is not None
+    return distance
 
 
 def _tunable(arm: Candidate) -> bool:
     return bool(arm.validation) or len(arm.reported) > 1
 
 
-def _at(claim: Claim, by_distance: Sequence[tuple[float, Comparison]]) -> At:
-    def at(seeds: Sequence[int], level: float) -> Judgement:
-        judged = [(d, c.among(frozenset(seeds)).judge(level, whole=False)) for d, c in by_distance]
-        first = by_distance[0][1]
-        model = first.setting.section.model_label
-        base = replace(
-            judged[0][1], setting=f"{count(len(judged), 'task')} on {model}, by distance",
-            measured=f"{judged[0][1].measured}: growth with a unit of distance",
-            guards=(), verdict=UNDECIDED, reason="", effect=None, p=None, paper=None,
-            cells=tuple(dict.fromkeys(cell for _, j in judged for cell in j.cells)),
-        )  # fmt: skip
-        table = {d: {p.seed: first.measuring.difference(p) for p in j.pairs} for d, j in judged}
-        common = sorted(set.intersection(*(set(by_seed) for by_seed in table.values())))
-        if len(common) < FEWEST_SEEDS:
-            few = f"{count(len(common), 'seed')} in all tasks; at least {FEWEST_SEEDS} are needed"
+@dataclass(frozen=True)
+class _Trend:
+    """The comparisons of a trend; called with some of its seeds and a level, what they say."""
+
+    claim: Claim
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def distances(self) -> list[float]:
+        return [_distance(self.claim, c) for c in self.comparisons]
+
+    @property
+    def tasks(self) -> list[str]:
+        return [c.setting.section.task for c in self.comparisons]
+
+    def seeds(self) -> list[int]:
+        """That all tasks share."""
+        return sorted(set.intersection(*(set(c.seeds()) for c in self.comparisons)))
+
+    def among(self, seeds: frozenset[int]) -> _Trend:
+        return _Trend(self.claim, tuple(c.among(seeds) for c in self.comparisons))
+
+    def __call__(self, seeds: Sequence[int], level: float) -> Judgement:
+        return self.among(frozenset(seeds)).judged(level)
+
+    def judged(self, level: float) -> Judgement:
+        each = [c.judge(level, whole=False) for c in self.comparisons]
+        base = self._base(each)
+        if unjudged := [f"{t}: {j.reason}" for t, j in self._by_task(each) if j.effect is None]:
+            return replace(base, reason="; ".join(unjudged))
+        gaps = [c.differences() for c in self.comparisons]
+        seeds = sorted(set.intersection(*map(set, gaps)))
+        if len(seeds) < FEWEST_SEEDS:
+            few = f"{count(len(seeds), 'seed')} in all tasks; at least {FEWEST_SEEDS} are needed"
             return replace(base, reason=few)
-        distances = list(table)
-        slopes = [
-            float(np.polyfit(distances, [table[d][seed] for d in distances], 1)[0])
-            for seed in common
-        ]
-        effect = paired(slopes).at(level)
-        sign = first.measuring.sign
-        shown = tuple(Pair(s, sign * v, 0.0) for s, v in zip(common, slopes, strict=True))
-        verdict = decide(claim, effect)
+        effect = self._effect(gaps, seeds).at(level)
+        sign = self.comparisons[0].measuring.sign
+        verdict = decide(self.claim, effect)
         base = replace(
-            base, effect=effect, verdict=verdict, p=p_value(claim, effect), pairs=shown,
-            reason=reason(claim, verdict, effect),
-            seeds_needed=effect.seeds_to_decide(bounds(claim)) if verdict == UNDECIDED else None,
+            base, effect=effect, verdict=verdict, p=p_value(self.claim, effect),
+            pairs=tuple(Pair(s, sign * v, 0.0) for s, v in zip(seeds, effect.values, strict=True)),
+            reason=reason(self.claim, verdict, effect),
+            seeds_needed=effect.seeds_to_decide(bounds(self.claim))
+            if verdict == UNDECIDED else None,
+            others=tuple(
+                (f"distance {d:g} ({task})", paired([gap[s] for s in seeds]).at(level))
+                for d, task, gap in zip(self.distances, self.tasks, gaps, strict=True)
+            ),
+            without_one=self._without_each(gaps, seeds, level),
         )  # fmt: skip
-        fired = [Guard(g.word, f"{j.setting}: {g.why}") for _, j in judged for g in j.guards]
+        fired = self._guards(each, effect, verdict)
         if fired:
             why = "; ".join(map(str, fired))
-            base = replace(base, guards=tuple(fired), verdict=CANNOT_TELL, reason=why, p=None)
+            return replace(base, guards=tuple(fired), verdict=CANNOT_TELL, reason=why, p=None)
+        unsettled = [f"{t}: {j.reason}" for t, j in self._by_task(each) if j.verdict == UNSETTLED]
+        if unsettled:
+            return replace(base, verdict=UNSETTLED, reason="; ".join(unsettled), p=None)
         return base
 
-    return at
+    def _by_task(self, each: Sequence[Judgement]) -> list[tuple[str, Judgement]]:
+        return list(zip(self.tasks, each, strict=True))
+
+    def _base(self, each: Sequence[Judgement]) -> Judgement:
+        """All that is said but the numbers; what belongs to one task is said with its name."""
+        first = self.comparisons[0]
+        model = first.setting.section.model_label
+        names = [arm.name for arm in first.arms]
+        diverged = [j.diverged for j in each if j.diverged]
+        return replace(
+            each[0],
+            setting=f"{count(len(each), 'task')} on {model}, by distance",
+            measured=f"{each[0].measured}: growth with a unit of distance",
+            arms=(names[0], names[1] if len(names) > 1 else self.claim.b.words),
+            flags=tuple(f"{task}: {flag}" for task, j in self._by_task(each) for flag in j.flags),
+            rates=tuple(f"{t}: {said}" for t, j in self._by_task(each) for said in j.rates if said),
+            cells=tuple(dict.fromkeys(cell for j in each for cell in j.cells)),
+            diverged=tuple(
+                (sum(k for k, _ in arm), sum(n for _, n in arm))
+                for arm in zip(*diverged, strict=True)
+            ),
+            guards=(), verdict=UNDECIDED, reason="", effect=None, p=None, paper=None, noise=None,
+            pairs=(), best_of=(), best_by="", commands=(),
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ the slope
+
+    def _slopes(
+        self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int], leave_out: int = -1
+    ) -> list[float]:
+        """Of each seed; without the task of that number."""
+        kept = [i for i in range(len(gaps)) if i != leave_out]
+        at = [self.distances[i] for i in kept]
+        return [float(np.polyfit(at, [gaps[i][seed] for i in kept], 1)[0]) for seed in seeds]
+
+    def _effect(self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Effect:
+        """Widened for the choice of rates where each seed is judged at what the others choose."""
+        own = paired(self._slopes(gaps, seeds))
+        chosen = any(c.choice(arm).how for c in self.comparisons for arm in c.arms)
+        if not chosen:
+            return own
+        without = []
+        for seed in seeds:
+            left = frozenset(seeds) - {seed}
+            fewer = [c.among(left).differences() for c in self.comparisons]
+            common = sorted(set.intersection(*map(set, fewer)))
+            without.append(float(np.mean(self._slopes(fewer, common))))
+        return with_choice(own, without)
+
+    def _without_each(
+        self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int], level: float
+    ) -> str:
+        said = []
+        for i, task in enumerate(self.tasks):
+            left = paired(self._slopes(gaps, seeds, i)).at(level)
+            said.append(f"without {task} {left.effect:+.3g} [{left.low:+.3g} to {left.high:+.3g}]")
+        return "; ".join(said)
+
+    # ------------------------------------------------------------------ guards
+
+    def _guards(self, each: Sequence[Judgement], effect: Effect, verdict: str) -> list[Guard]:
+        """Those of the tasks that count for the trend, with the task's name."""
+        unlearned = {t for t, j in self._by_task(each) if any(g.word == "floor" for g in j.guards)}
+        learned = [d for d, t in zip(self.distances, self.tasks, strict=True) if t not in unlearned]
+        near = {
+            t for d, t in zip(self.distances, self.tasks, strict=True)
+            if t in unlearned and learned and d < min(learned)
+        }  # fmt: skip
+        made = []
+        for task, judgement in self._by_task(each):
+            for guard in judgement.guards:
+                if guard.word == "edge" or (guard.word == "floor" and task in near):
+                    continue
+                made.append(Guard(guard.word, f"{task}: {guard.why}"))
+        return [*made, *self._edges(effect, verdict, near)]
+
+    def _edges(self, effect: Effect, verdict: str, near: set[str]) -> list[Guard]:
+        alike = verdict in ALIKE or (verdict == HOLDS and self.claim.direction != "better")
+        middle = float(np.mean(self.distances))
+        said = []
+        for distance, comparison in zip(self.distances, self.comparisons, strict=True):
+            task = comparison.setting.section.task
+            for i, arm in enumerate(comparison.arms):
+                choice = comparison.choice(arm)
+                if not choice.edge or (task in near and choice.lowest):
+                    continue
+                # A better rate moves this task's gap towards the arm, and turns the line with it.
+                turns = (distance - middle) * (1 if i == 0 else -1)
+                if alike or turns * effect.effect < 0:
+                    said.append(Guard("edge", f"{task}: {choice.edge}"))
+        return said

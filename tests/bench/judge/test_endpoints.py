@@ -247,21 +247,6 @@ def test_capacity_is_the_most_over_numbers_of_pairs(tmp_path: Path, make: Make) 
     assert found.effect is not None and found.effect.effect == pytest.approx(20.0)
 
 
-def test_a_gap_that_grows_with_distance(tmp_path: Path, make: Make) -> None:
-    for task, distance in (("near", 1.0), ("mid", 2.0), ("far", 4.0)):
-        for seed in (1, 2, 3, 4):
-            for method, gain in (("mora", 0.05 * distance), ("lora", 0.0)):
-                made = make(method, seed=seed, final=0.5 + gain + 0.002 * seed * distance)
-                made["task"] = made["task"] | {"name": task}
-                letter = "a" if method == "mora" else "b"
-                made["cell"] = f"{seed:08x}{distance:04.0f}{letter * 4}"
-                records.write(made, tmp_path)
-    trend = claim("final", trend={"near": 1.0, "mid": 2.0, "far": 4.0})
-    found = only(tmp_path, trend)
-    assert found.verdict == "holds" and found.setting.startswith("3 tasks on SmolLM2")
-    assert found.effect is not None and found.effect.effect == pytest.approx(0.05)
-
-
 def test_seeds_of_a_later_commit_are_flagged(tmp_path: Path, make: Make) -> None:
     for seed in (1, 2, 3, 4):
         for method, value in (("mora", 0.8), ("lora", 0.5)):

@@ -130,14 +130,14 @@ def test_unequal_budgets() -> None:
     assert foresee([claim(equal_budget=False)], cells, trainable=numbers)[0].possible
 
 
-def test_a_trend_needs_three_distances() -> None:
+def test_a_trend_needs_all_its_tasks() -> None:
     trend = {"near": 1.0, "middle": 2.0, "far": 3.0}
     grows = claim(task="*", trend=trend, endpoint="final", margin=0.0)
     cells = [c | {"task": {"name": task}} for c in design(6, (1e-3, 2e-3, 4e-3)) for task in trend]
     (found,) = foresee([grows], cells)
     assert found.possible and found.setting == "3 tasks on Tiny, by distance"
     (found,) = foresee([grows], [c for c in cells if c["task"]["name"] != "far"])
-    assert not found.possible and "2 distances; at least 3 are needed" in found.words
+    assert not found.possible and "no cells of far, of 3 tasks by distance" in found.words
 
 
 def test_earlier_records_tell_the_spread(study: Path) -> None:
