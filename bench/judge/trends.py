@@ -160,9 +160,9 @@ class _Trend:
             reason=reason(self.claim, verdict, effect),
             seeds_needed=effect.seeds_to_decide(bounds(self.claim))
             if verdict == UNDECIDED else None,
-            others=tuple(
-                (f"distance {d:g} ({task})", paired([gap[s] for s in seeds]).at(level))
-                for d, task, gap in zip(self.distances, self.tasks, gaps, strict=True)
+            gaps=tuple(
+                (d, c.setting.section.task_label, paired([gap[s] for s in seeds]).at(level))
+                for d, c, gap in zip(self.distances, self.comparisons, gaps, strict=True)
             ),
             without_one=self._without_each(gaps, seeds, level),
         )  # fmt: skip

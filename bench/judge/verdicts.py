@@ -60,6 +60,7 @@ class Judgement:
     without_one: str = ""  # what becomes of the verdict with a seed fewer
     paper: float | None = None  # the paper's effect on the same measure
     others: tuple[tuple[str, Effect], ...] = ()  # at targets or shares that are not judged
+    gaps: tuple[tuple[float, str, Effect], ...] = ()  # of a trend: distance, task and its effect
     diverged: tuple[tuple[int, int], ...] = ()  # of each arm: how many of how many
     best_of: tuple[tuple[str, tuple[float, ...]], ...] = ()  # by arm, after k trials
     best_by: str = ""  # what that is of: the endpoint, or what rates were chosen by instead

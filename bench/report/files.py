@@ -26,6 +26,7 @@ CAPTIONS = {
     "learning_rate": "Final score against the learning rate: its peak, and how wide it is",
     "series": "What each arm ends with against a number of the task",
 }
+GAPS = "distance"  # the figure of claims of a trend
 
 
 def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
@@ -52,12 +53,15 @@ def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
         records.atomic_write(out / name, content.encode())
     wrote = [out / name for name in contents]
     wrote += [path for paths in drawn.values() for path in paths]
-    if "trials.csv" in contents and FIGURES_OF:
-        from bench.report import figures
+    if "claims.md" in contents and FIGURES_OF:
+        from bench.report import figures, gaps
 
-        drawing = trials.figure(searched)
-        if drawing is not None:
-            wrote += figures.save(drawing, out / "trials", f"Made by: {report.command}")
+        for stem, drawing in (
+            ("trials", trials.figure(searched)),
+            (GAPS, gaps.figure(report.judgements)),
+        ):
+            if drawing is not None:
+                wrote += figures.save(drawing, out / stem, f"Made by: {report.command}")
     if page is not None:
         from bench.report.page import page as build
 
@@ -185,7 +189,7 @@ def _latex(report: Report) -> str:
 
 def _claims(report: Report) -> dict[str, str]:
     """claims.md says what a reader needs; ids, reasons and remarks are in claims.csv."""
-    from bench.report import forest, trials, verdict_sheet, wording
+    from bench.report import forest, gaps, trials, verdict_sheet, wording
 
     table = verdict_sheet.table(report.judgements)
     picture = forest.svg(report.judgements)
@@ -193,6 +197,8 @@ def _claims(report: Report) -> dict[str, str]:
     if picture:
         parts.append("![Effects with their intervals, a panel a unit](forest.svg)\n")
     parts.append(render.markdown(table))
+    if gaps.trends(report.judgements):
+        parts.append(f"![Gaps between arms against the distance of the task]({GAPS}.svg)\n")
     if trials.curves(report.judgements):
         parts.append("[The expected best after k trials of the learning rate](trials.svg)\n")
     waiting = verdict_sheet.waiting(report.judgements)

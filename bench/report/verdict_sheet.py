@@ -220,7 +220,10 @@ def _csv_line(judgement: Judgement, command: str) -> dict[str, object]:
         "rates": "; ".join(filter(None, judgement.rates)),
         "others": "; ".join(
             f"{label}: {other.effect:.4g} [{other.low:.4g} {other.high:.4g}]"
-            for label, other in judgement.others
+            for label, other in [
+                *judgement.others,
+                *((f"{task} ({d:g})", gap) for d, task, gap in judgement.gaps),
+            ]
         ),
         "without_one_seed": judgement.without_one,
         "flags": "; ".join(judgement.flags),

@@ -133,6 +133,10 @@ def remarks(judgement: Judgement) -> list[str]:
         f"at {label}: {size(judgement, other.effect)} ({interval(judgement, other)})"
         for label, other in judgement.others
     ]
+    said += [
+        f"{task} (distance {at:g}): {size(judgement, gap.effect)} ({interval(judgement, gap)})"
+        for at, task, gap in judgement.gaps
+    ]
     for (k, n), arm in zip(judgement.diverged, judgement.arms, strict=False):
         if k:
             low, high = proportion(k, n)
