@@ -64,4 +64,5 @@ results: $(STAMP)  ## Make tables, figures and verdicts again from the committed
 	@if [ -d results/study ]; then \
 		$(PY) -m bench.report results/study --claims-only --out results/study; \
 	fi
-	$(PY) scripts/cost_report.py $(patsubst %/adapters.json,%,$(wildcard results/cost/adapters.json results/cost/*/adapters.json))
+	$(PY) scripts/cost_report.py $(patsubst %/adapters.json,%,$(wildcard results/cost/adapters.json results/cost/*/adapters.json)) \
+		--break-even results/cost/break_even.md

@@ -1,12 +1,15 @@
 """The cost table and figure from what scripts/time_adapters.py and time_training.py measured.
 
-python scripts/cost_report.py results/cost
+    python scripts/cost_report.py results/cost
+    python scripts/cost_report.py --break-even results/cost/break_even.md
+
+The second writes methods/break_even.json as tables, which scripts/break_even.py measures.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,38 @@ import timing
 
 from bench.report.figures import STYLE, save
 from bench.report.looks import method_look
+from methods import break_even
 
 FLOOR = "frozen layer"
 SMALL = "SmolLM2-135M's shapes and squares of 1024 and 2048"
 GROUPS = {"smollm2": SMALL, "square": SMALL, "llama2_7b": "LLaMA-2 7B's shapes"}
 Row = dict[str, Any]
+BREAK_EVEN = """\
+# From how many tokens on forming W + delta W pays
+
+Made by `python scripts/cost_report.py --break-even FILE` of `methods/break_even.json`, which
+`python scripts/break_even.py` measures.
+
+- tokens of a batch at which both ways take the same time, forward and backward; below, activations
+  take a path of their own (`compute=auto`); 16: forming always pays, as far as was tried
+- a shape that is not here takes the nearest one's number in proportion to
+  d_in d_out / (d_in + d_out)
+"""
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or not all(Path(f, "adapters.json").exists() for f in sys.argv[1:]):
-        sys.exit("usage: python scripts/cost_report.py FOLDER..., each with an adapters.json")
-    for folder in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="each with an adapters.json")
+    parser.add_argument("--break-even", type=Path, metavar="FILE", help="write that table here")
+    options = parser.parse_args()
+    for folder in options.folders:
+        if not (folder / "adapters.json").exists():
+            parser.error(f"{folder} has no adapters.json: scripts/time_adapters.py writes one")
         report(folder)
+    if options.break_even is not None:
+        table = json.loads(break_even.FILE.read_text())
+        options.break_even.write_text("\n".join(break_even_tables(table)).rstrip() + "\n")
+        print(options.break_even)
 
 
 def report(folder: Path) -> None:
@@ -41,6 +64,25 @@ def report(folder: Path) -> None:
     (folder / "cost.md").write_text("\n".join(lines).rstrip() + "\n")
     files = [folder / "cost.md", *draw(adapters, folder)]
     print("\n".join(map(str, files)))
+
+
+def break_even_tables(table: Row) -> list[str]:
+    """A table a device and dtype: shapes down, methods across."""
+    lines = BREAK_EVEN.splitlines()
+    places = dict.fromkeys((row["device"], row["dtype"]) for row in table["rows"])
+    for device, dtype in sorted(places):
+        rows = of(table["rows"], device=device, dtype=dtype)
+        machine = table["machines"].get(f"{device} {dtype}")
+        kinds = list(dict.fromkeys(row["kind"] for row in rows))
+        lines += ["", f"## {device}, {dtype}", ""]
+        lines += [f"Measured on {machine}." if machine else "Not measured: guesses.", ""]
+        lines += ["| inputs | outputs | " + " | ".join(kinds) + " |"]
+        lines += ["| ---: | ---: |" + " ---: |" * len(kinds)]
+        for d_in, d_out in sorted({(row["d_in"], row["d_out"]) for row in rows}):
+            found = [of(rows, kind=kind, d_in=d_in, d_out=d_out) for kind in kinds]
+            cells = [f"{one[0]['tokens']:,}" if one else "–" for one in found]
+            lines.append(f"| {d_in:,} | {d_out:,} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def panels(rows: list[Row]) -> dict[str, list[Row]]:
