@@ -5,12 +5,13 @@
 #   scripts/gpu_check.sh --rehearse [--out DIR]         the same steps on a CPU, at toy sizes
 #
 # The machine has torch (with CUDA), transformers and peft; the rest comes as wheels in DIR, which a
-# machine with a network has filled: pip download -d DIR . pytest setuptools wheel
+# machine with a network has filled: pip download -d DIR -c constraints.txt . pytest setuptools wheel
 # Runs the CUDA tests, bench.selfcheck, counts a layer's launches (count_calls.py), and times a layer
 # (time_adapters.py) and a whole step (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a
 # random 1B model: bf16, eager and compiled (a few contestants), against peft's LoRA and DoRA. Results
-# go to results/cost/CARD. A step that fails is named at the end, and the others run. Exit status: 0;
-# 1 a step failed; 2 it cannot begin.
+# go to results/cost/CARD. A step that fails is named at the end, and the others run; after
+# GPU_CHECK_SECONDS (600) those that are left are named instead. Exit status: 0; 1 a step failed or was
+# left; 2 it cannot begin.
 set -u
 cd "$(dirname "$0")/.." || exit 2
 wheels="" out="" rehearse=""
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
         --wheels) wheels=${2:?--wheels needs a folder}; shift 2 ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --rehearse) rehearse=yes; shift ;;
-        -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "unknown argument $1; see $0 --help" >&2; exit 2 ;;
     esac
 done
@@ -63,10 +64,16 @@ else
 fi
 mkdir -p "$out" || exit 2
 
-failed=()
+failed=() deadline=${GPU_CHECK_SECONDS:-$([ -n "$rehearse" ] && echo 3600 || echo 600)}
 step() { # NAME SECONDS COMMAND...: its output goes to OUT/NAME.log
-    local name=$1 limit=$2 begin=$SECONDS
+    local name=$1 limit=$2 begin=$SECONDS left=$((deadline - SECONDS))
     shift 2
+    if [ $left -le 0 ]; then
+        echo "LEFT    $name: $deadline s are over"
+        failed+=("$name")
+        return
+    fi
+    [ $left -lt "$limit" ] && limit=$left
     if timeout "$limit" "$@" >"$out/$name.log" 2>&1; then
         echo "ok      $name ($((SECONDS - begin)) s)"
     else

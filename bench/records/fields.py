@@ -123,6 +123,8 @@ FIELDS: tuple[Field, ...] = (
     Field("cost.tokens_per_second", "number", "in training", "tokens/s", nullable=True),
     Field("cost.peak_memory_bytes", "number",
           "highest in training (version 1: in training or scoring)", "bytes", nullable=True),
+    Field("cost.kept_bytes", "number", "of that, weights that adapters keep formed (compute=auto "
+          "where memory is free, cached)", "bytes", optional=True, nullable=True, since=2),
     Field("merge_audit", "object", "logits before and after merging", nullable=True),
     Field("merge_audit.max_abs", "number", "largest change of a logit"),
     Field("merge_audit.mean_abs", "number", "mean change of a logit"),

@@ -18,7 +18,9 @@ from bench.records.redact import redact
 
 _FILE_NAME = re.compile(r"[0-9a-f]{16}\.json")
 _ALMOST = re.compile(r"[0-9a-fA-F]{16}.*\.json")
-_TIMES = {"seconds", "tokens_per_second", "peak_memory_bytes", "started", "finished"}
+_TIMES = {
+    "seconds", "tokens_per_second", "peak_memory_bytes", "kept_bytes", "started", "finished"
+}  # fmt: skip
 
 
 def same(a: Record, b: Record) -> bool:

@@ -76,6 +76,13 @@ def _untimed(section: Section) -> list[str]:
     return sorted({cell.untimed for cell in section.cells if cell.untimed})
 
 
+def _kept(section: Section) -> list[str]:
+    most = max((cell.cost.get("kept_bytes") or 0 for cell in section.cells), default=0)
+    if not most:
+        return []
+    return [f"peak memory has up to {most / 2**30:.2f} GiB of weights that adapters keep formed"]
+
+
 def notes(section: Section, main: str | None) -> list[str]:
     """What must be said below the table: warnings first, then cells that have no result."""
     said = _budgets(section) + _unequal(section) + _rates(section, main)
@@ -96,7 +103,7 @@ def notes(section: Section, main: str | None) -> list[str]:
             f"the paper's numbers ({paper.CITATION}, {beside.source}) were measured on "
             f"{beside.setting}, not on {section.model_label}"
         )
-    said += [f"seconds are left out: {why}" for why in _untimed(section)]
+    said += [*_kept(section), *(f"seconds are left out: {why}" for why in _untimed(section))]
     said += [_sentence(row, cell) for row in section.rows for cell in row.cells if not cell.ok]
     return said
 

@@ -108,6 +108,7 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
                 "tokens": history.tokens,
                 "tokens_per_second": history.tokens / max(history.training_seconds, 1e-9),
                 "peak_memory_bytes": history.peak_memory_bytes,
+                "kept_bytes": history.kept_bytes,
             },
             "started": started,
             **score.fields(before, final),

@@ -18,6 +18,7 @@ class History:
     training_seconds: float = 0.0
     scoring_seconds: float = 0.0
     peak_memory_bytes: int = 0  # of training alone
+    kept_bytes: int = 0  # of it, weights that adapters keep formed
     diverged_at: int | None = None
     # Of the point of the curve that is not complete yet: the sum of losses, the loss on value
     # tokens of each step, and where the point began.

@@ -195,6 +195,8 @@ class CellTrainer(Trainer):
         """Up to here memory counts as training's: scoring or a checkpoint follows, or the end."""
         peak = memory.peak_bytes(self.placement)
         self.history.peak_memory_bytes = max(self.history.peak_memory_bytes, peak)
+        kept = sum(getattr(module, "kept_bytes", 0) for module in self.model.modules())
+        self.history.kept_bytes = max(self.history.kept_bytes, kept)
 
     def _write_checkpoint(
         self, parent: Path, optimizer: dict[str, Any], others: Sequence[tuple[str, bytes]]

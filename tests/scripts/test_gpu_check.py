@@ -36,6 +36,12 @@ def test_wrong_arguments_are_named(root: Path, without_gpu: str, arguments: list
     assert ran.returncode == 2 and arguments[-1] in ran.stderr
 
 
+def test_steps_that_time_does_not_allow_are_named(root: Path, tmp_path: Path) -> None:
+    ran = check(root, "--rehearse", "--out", str(tmp_path), GPU_CHECK_SECONDS="0")
+    assert ran.returncode == 1 and ran.stdout.count("LEFT ") == 8
+    assert "failed: tests selfcheck calls adapters" in ran.stdout
+
+
 @pytest.mark.slow
 def test_all_steps_run_on_a_cpu_and_it_says_so(root: Path, tmp_path: Path) -> None:
     ran = check(root, "--rehearse", "--out", str(tmp_path), PYTHON=sys.executable)

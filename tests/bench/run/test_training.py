@@ -17,6 +17,7 @@ from bench.run import batches, models, schedule, training
 from bench.run.device import Placement
 from bench.run.history import History
 from methods import Method
+from methods.base import adapted_layers
 from methods.fft import FFT
 from methods.lora import LoRA
 from methods.mora import MoRA
@@ -282,3 +283,17 @@ def test_peak_memory_is_that_of_training(method: Method) -> None:
     quiet, scoring = peak([]), peak([1, 2, 6])
     assert quiet > 50 * 2**20
     assert scoring - quiet < much / 4
+
+
+@pytest.mark.parametrize("compute", ["cached", "fused"])
+def test_what_formed_weights_take_is_told(compute: Any) -> None:
+    """As many bytes as the weights that are adapted; scoring in between changes nothing."""
+    loaded = tiny()
+    method = MoRA(rank=4, learning_rate=1e-2, compute=compute)
+    method.attach(loaded.model)
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, Rows(), settings(score_steps=[2]), CPU, seed=0,
+        score=lambda: {"sum": 1.0},
+    )  # fmt: skip
+    adapted = sum(layer.base.weight.nbytes for _, layer in adapted_layers(loaded.model))
+    assert history.kept_bytes == (adapted if compute == "cached" else 0)
