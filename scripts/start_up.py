@@ -60,20 +60,42 @@ CELLS = {
         "-m", "bench", "-m", "seed=0,1", "hydra.launcher.workers=2"
     ),
 }  # fmt: skip
+# What trains nothing, and the status it ends with; FOLDER holds the record of CELL. What a method
+# says of itself is kept in CARDS, which is empty where the method has never been seen.
+DOORS = {
+    "a refusal, of a setting that is misspelt": (["-m", "bench", "seedd=1"], 2),
+    "a refusal, of a method's setting, which torch says": (
+        ["-m", "bench", "method=lora", "method.rank=0"],
+        2,
+    ),
+    "`bench.status`": (["-m", "bench.status", "FOLDER"], 0),
+    "a cell that was done before": (["-m", "bench", *CELL, "results_dir=FOLDER"], 0),
+    "`bench.dryrun --ids` of a cell": (["-m", "bench.dryrun", *CELL, "--ids"], 0),
+}
+UNSEEN = {
+    "the same, of a method that was never seen, with torch": (
+        ["-m", "bench.dryrun", *CELL, "--ids"],
+        0,
+    ),
+}
 
 
-def seconds(arguments: list[str], root: Path = ROOT) -> float:
+def seconds(
+    arguments: list[str], root: Path = ROOT, status: int = 0, cards: str | None = None
+) -> float:
     """Processor time of Python with these arguments, and of what it starts.
 
-    Raises SystemExit where it fails.
+    Raises SystemExit where it ends with another status.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    if cards is not None:
+        environment |= {"MORA_BENCH_METHOD_CARDS": cards}
     ended = subprocess.run(
         [sys.executable, *arguments], cwd=root, env=environment,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if ended.returncode:
+    if ended.returncode != status:
         sys.exit(f"{arguments}\nended with status {ended.returncode}: {ended.stderr[-2000:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
@@ -97,7 +119,22 @@ def measure(runs: int, beside: Path | None) -> dict[str, list[float]]:
                 with tempfile.TemporaryDirectory() as folder:
                     taken = seconds([*start, *CELL, f"results_dir={folder}"], root)
                 spent.setdefault(name + place, []).append(taken)
+            for name, taken in doors(root).items():
+                spent.setdefault(name + place, []).append(taken)
         print(number + 1, {name: round(each[-1], 2) for name, each in spent.items()}, flush=True)
+    return spent
+
+
+def doors(root: Path) -> dict[str, float]:
+    """Seconds of each line that trains nothing."""
+    spent = {}
+    with tempfile.TemporaryDirectory() as place:
+        folder, cards = f"{place}/runs", f"{place}/cards"
+        seconds(["-m", "bench", *CELL, f"results_dir={folder}"], root, cards=cards)
+        for name, (arguments, status) in (DOORS | UNSEEN).items():
+            kept = f"{place}/none" if name in UNSEEN else cards
+            given = [part.replace("FOLDER", folder) for part in arguments]
+            spent[name] = seconds(given, root, status, kept)
     return spent
 
 

@@ -14,6 +14,10 @@ def test_time_of_children_counts() -> None:
     assert 0.3 <= start_up.seconds(["-c", inner]) < 3
 
 
+def test_another_status_may_be_the_right_one() -> None:
+    assert start_up.seconds(["-c", "import sys; sys.exit(2)"], status=2) < 3
+
+
 def test_a_process_that_fails_ends_the_measurement() -> None:
     with pytest.raises(SystemExit, match="out of luck"):
         start_up.seconds(["-c", "import sys; sys.exit('out of luck')"])
