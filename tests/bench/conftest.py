@@ -61,7 +61,9 @@ def run(
         first = [a for a in arguments if a == "-m"]
         rest = [a for a in arguments if a != "-m"]
         capfd.readouterr()
-        status = main([*first, *tiny, *rest])
+        other = any(a.startswith("task=") for a in rest)  # tiny's own task and its settings go
+        own = [a for a in tiny if not (other and a.startswith("task"))]
+        status = main([*first, *own, *rest])
         captured = capfd.readouterr()
         return Ended(status, captured.out, captured.err)
 

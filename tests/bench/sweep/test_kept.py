@@ -39,6 +39,22 @@ GRIDS = {
     "seeds": ("tiny", SEEDS),
     "seeds on a folder": ("hub", SEEDS),
     "dropout and restarts": ("tiny", ["method=lora,remora", "method.dropout=0.1,0"]),
+    "facts": (
+        "tiny",
+        ["task=facts", "task.facts=16", "method=lora,sparse", "analysis.rank_cuts=[1]"],
+    ),
+    "texts": (
+        "tiny",
+        [
+            "experiment=study/distance",
+            "task=text_docs,text_python",
+            "task.max_blocks=16",
+            "task.held_out_texts=4",
+            "method=lora",
+            "trial=0",
+            "seed=0",
+        ],
+    ),
     "data": ("tiny", ["method=lora", "task.pairs=6,8"]),
     "two of each on a folder": ("hub", ["method=fft,mora", "method.rank=4", "perturb=0,0.001"]),
 }
