@@ -37,7 +37,8 @@ def test_the_built_in_claims_are_sound() -> None:
                     "operators", "merging", "lora_learns_less", "lora_forgets_less"):  # fmt: skip
         assert any(claim.id.startswith(subject) for claim in found), subject
     tasks = ["uuid", "math", "math_symbolic", "math_gsm8k_train", "instruction_standin",
-             "biomedicine", "finance_standin", "docs", "pretrain", "facts"]  # fmt: skip
+             "biomedicine", "finance_standin", "docs", "text_docs", "pretrain", "facts",
+             ]  # fmt: skip
     for claim in found:
         assert any(claim.of_task(task) for task in tasks), claim.id
         assert claim.says.endswith(".") and claim.stated
