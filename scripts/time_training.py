@@ -121,8 +121,8 @@ def main() -> None:
         file.write_text(json.dumps(made, indent=1) + "\n")
         print(f"round {rounds} of {options.rounds}", flush=True)
 
-    timing.interleave(steps, options.rounds, warmup=0, after_round=write)
-    for row in json.loads(file.read_text())["rows"]:
+    seconds = timing.interleave(steps, options.rounds, warmup=0, after_round=write)
+    for row in table(seconds, trained, peaks):
         ratios = [f"{value[0]:.2f} of {key.removeprefix('against ')}"
                   for key, value in row.items() if key.startswith("against ")]  # fmt: skip
         print(f"{row['contestant']:26} {row['seconds']:.2f} s", *ratios, sep="  ")

@@ -287,10 +287,10 @@ class Comparison:
 
     def _leaving_out(self, seeds: Sequence[int]) -> list[float]:
         """The effect without each seed in turn, rates chosen anew by those that are left."""
-        left = (self._without(seed, seeds).differences() for seed in seeds)
+        left = (self.without(seed, seeds).differences() for seed in seeds)
         return [float(np.mean([*by_seed.values()])) for by_seed in left]
 
-    def _without(self, seed: int, seeds: Sequence[int]) -> Comparison:
+    def without(self, seed: int, seeds: Sequence[int]) -> Comparison:
         """With all of the seeds but this one."""
         left = frozenset(seeds) - {seed}
         if left not in self._fewer:
@@ -358,7 +358,7 @@ class Comparison:
             return ""
         others: dict[str, list[int]] = {}
         for seed in seeds:
-            verdict = self._without(seed, seeds).judge(whole=False).verdict
+            verdict = self.without(seed, seeds).judge(whole=False).verdict
             if verdict != made.verdict:
                 others.setdefault(verdict, []).append(seed)
         said = [

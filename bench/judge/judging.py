@@ -51,8 +51,7 @@ def judge(
             for several in _comparisons(claim, of(claim))
             for judgement in _exploratory(several)
         ] + trends.judge(claim, of(claim))
-        why = trends.waits(claim, of(claim)) or _no_cells(claim, rows)
-        made += judged or [Judgement(claim, reason=why)]
+        made += judged or [Judgement(claim, reason=_no_cells(claim, of(claim), rows))]
     return made
 
 
@@ -95,7 +94,9 @@ def _exploratory(comparisons: Sequence[Comparison]) -> Iterator[Judgement]:
         yield made
 
 
-def _no_cells(claim: Claim, cells: Sequence[Result]) -> str:
+def _no_cells(claim: Claim, known: Sequence[Setting], cells: Sequence[Result]) -> str:
+    if waits := trends.waits(claim, known):
+        return waits
     if missing := missing_arms(claim, cells):
         return missing
     return (
@@ -135,7 +136,7 @@ def _of_family(
         made += trends.primary(claim, of(claim))
         judged += made
         if not made:
-            reason_ = trends.waits(claim, of(claim)) or _no_cells(claim, cells)
+            reason_ = _no_cells(claim, of(claim), cells)
             waiting.append(Judgement(claim, reason=reason_, primary=True))
     current = through_looks(judged, family, max(len(family.claims), len(judged)))
     return [*current, *waiting]

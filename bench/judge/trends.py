@@ -218,8 +218,7 @@ class _Trend:
             return own
         without = []
         for seed in seeds:
-            left = frozenset(seeds) - {seed}
-            fewer = [c.among(left).differences() for c in self.comparisons]
+            fewer = [c.without(seed, seeds).differences() for c in self.comparisons]
             common = sorted(set.intersection(*map(set, fewer)))
             without.append(float(np.mean(self._slopes(fewer, common))))
         return with_choice(own, without)
