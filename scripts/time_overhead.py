@@ -1,6 +1,6 @@
 """What the harness adds to a cell's training: a whole cell against a bare loop of its arithmetic.
 
-    python scripts/time_overhead.py
+    python scripts/time_overhead.py --out results/cost
 
 Both load the model, tokenise the task, attach the method and take the same steps on batches of the
 same shapes. The cell is run as `python -m bench` runs it: claim, Trainer, curve, checkpoints, W&B
@@ -13,6 +13,7 @@ import argparse
 import itertools
 import random
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import timing
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the cell, as for python -m bench")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="folder for overhead.md, beside what is printed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         overrides = [
@@ -108,9 +110,42 @@ def main() -> None:
             warmup=1,
         )
         cell = [a - b for a, b in zip(seconds["cell"], scoring[1:], strict=True)]
-    print(f"{options.steps} steps of {planned.title}, {timing.processor()}")
-    print(f"bare loop  {timing.median(seconds['bare loop']):7.2f} s")
-    print(f"cell       {timing.median(cell):7.2f} s   {timing.ratio(cell, seconds['bare loop'])}")
+    made = report(planned.title, options.steps, seconds["bare loop"], cell)
+    print(made)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "overhead.md").write_text(HEAD + made + "\n")
+
+
+HEAD = """# What the harness adds to a cell
+
+Made by `python scripts/time_overhead.py`: a whole cell as `python -m bench` runs it (claim,
+Trainer, curve, checkpoints, W&B offline, record), without the seconds of scoring, against a bare
+loop of the same steps, in turn in one process. Both load the base and the task.
+
+"""
+
+
+def report(title: str, steps: int, bare_loop: list[float], cell: list[float]) -> str:
+    """What was measured, in Markdown; seconds a round of each."""
+    more = [a - b for a, b in zip(cell, bare_loop, strict=True)]
+    rows = {
+        "bare loop, s": bare_loop,
+        "cell, s": cell,
+        "more, s": more,
+        "more, % of the bare loop": [100 * a / b for a, b in zip(more, bare_loop, strict=True)],
+    }
+    about = (
+        f"{steps} steps of {title}; {timing.processor()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}; {len(cell)} rounds in turn."
+    )
+    return "\n".join(
+        [about, "", "| | median | range |", "| --- | ---: | ---: |"]
+        + [
+            f"| {what} | {timing.median(values):.1f} | {min(values):.1f} to {max(values):.1f} |"
+            for what, values in rows.items()
+        ]
+    )
 
 
 if __name__ == "__main__":
