@@ -203,6 +203,7 @@ def measure(
     seconds = timing.interleave(runs, options.rounds)
     for name, layer in layers.items():
         against = timing.ratio(seconds[name], seconds[FLOOR])
+        beside = timing.ratio(seconds[name], seconds["peft LoRA"])
         weights = {p.untyped_storage().data_ptr() for p in layer.parameters()}
         yield {
             "contestant": name,
@@ -215,6 +216,7 @@ def measure(
             "ratio": against.median,
             "low": against.low,
             "high": against.high,
+            "of_peft": [beside.median, beside.low, beside.high],
             "rounds": against.rounds,
             "saved_bytes": timing.saved_for_backward(partial(forward, layer, x), weights),
             "input_bytes": x.numel() * x.element_size(),

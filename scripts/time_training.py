@@ -1,6 +1,7 @@
 """What one training step of a whole model costs: forward, backward and AdamW.
 
     python scripts/time_training.py --out results/cost
+    python scripts/time_training.py --out results/cost --batch 1 --length 271    the demo's step
 
 Contestants take turns in one process, each on a model of its own: FFT (fp32 masters under bf16
 autocast), our methods and peft's LoRA on a bf16 base. Every batch is the same: random tokens.
@@ -113,12 +114,13 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "training.json"
+    others = measured_before(file, about)
 
     def write(seconds: dict[str, list[float]]) -> None:
         rows = table(seconds, trained, peaks)
         rounds = len(seconds[rows[0]["contestant"]])
         made = {"about": about | {"rounds": rounds}, "rows": rows}
-        file.write_text(json.dumps(made, indent=1) + "\n")
+        file.write_text(json.dumps([*others, made], indent=1) + "\n")
         print(f"round {rounds} of {options.rounds}", flush=True)
 
     seconds = timing.interleave(steps, options.rounds, warmup=0, after_round=write)
@@ -127,6 +129,14 @@ def main() -> None:
                   for key, value in row.items() if key.startswith("against ")]  # fmt: skip
         print(f"{row['contestant']:26} {row['seconds']:.2f} s", *ratios, sep="  ")
     print(file)
+
+
+def measured_before(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the file holds of other batches, precisions and machines; of this one it is replaced."""
+    if not file.exists():
+        return []
+    made: list[dict[str, Any]] = json.loads(file.read_text())
+    return [one for one in made if one["about"] | about != one["about"]]
 
 
 def table(

@@ -50,6 +50,6 @@ def test_all_steps_run_on_a_cpu_and_it_says_so(root: Path, tmp_path: Path) -> No
     expected = {"smollm2": (None, {"peft DoRA", "FFT"}), "llama_1b3-compiled": ("eager", {"LoRA"})}
     for name, (compiled, contestants) in expected.items():
         file = tmp_path / f"training-{name}" / "training.json"
-        measured = json.loads(file.read_text())
+        (measured,) = json.loads(file.read_text())
         assert measured["about"]["compiled"] == compiled
         assert contestants | {"peft LoRA"} <= {row["contestant"] for row in measured["rows"]}
