@@ -46,7 +46,9 @@ def collect(path: str | Path) -> Collection:
     or where a notes.yaml says what nobody understands.
 
     Files that are no whole record are refused, named in `refused`, and the rest goes on. Cells that
-    were perturbed on purpose are put aside: they tell the noise floor, and are no seeds.
+    were perturbed on purpose are put aside: they tell the noise floor, and are no seeds. So does a
+    cell that was run again on another kind of processor, which rounds elsewhere: of the two, the one
+    that started first counts as the seed.
     """
     found = Collection(str(path))
     first: dict[tuple[str, str], Result] = {}
@@ -65,8 +67,13 @@ def collect(path: str | Path) -> Collection:
         if earlier is cell:
             (found.perturbed if cell.perturbed else found.cells).append(cell)
         elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
-            if version > 1 and not _same_numbers(earlier.file, file):
+            alike = earlier.processor == cell.processor
+            if version > 1 and alike and not _same_numbers(earlier.file, file):
                 raise twice(earlier, cell)
+            if cell.started < earlier.started:
+                cells = found.perturbed if cell.perturbed else found.cells
+                cells[cells.index(earlier)] = first[cell.cell, cell.device] = cell
+                earlier, cell = cell, earlier
             found.repeats.append((earlier, cell))
     if not found.cells:
         if found.refused:
@@ -144,6 +151,7 @@ def _cell(record: records.Record, file: Path) -> Result:
             device=environment["device"] or "unknown device",
             precision=environment["precision"] or "unknown precision",
             threads=environment.get("threads"),
+            processor=environment.get("cpu") or "",
             what=identity.of_record(record),
             git=f"{git} with uncommitted changes" if environment.get("git_dirty") else git,
             versions=", ".join(f"{k} {v}" for k, v in environment["versions"].items()),

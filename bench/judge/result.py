@@ -84,6 +84,7 @@ class Result:
     finished: str = ""
     cuts: dict[str, dict[str, float]] = field(default_factory=dict)  # by rank: metrics, see records
     what: Mapping[str, Any] = field(default_factory=dict)  # its identity
+    processor: str = ""  # its instructions, where the record says
     perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
     examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
     untimed: str = ""  # why its seconds are left out

@@ -375,6 +375,21 @@ def test_a_seed_twice_in_a_row_is_an_error_that_names_both_files(study: Path, ma
     assert "e" * 16 in str(error.value) and str(file) in str(error.value)
 
 
+def test_a_cell_of_another_kind_of_processor_is_a_repeat_and_the_earlier_one_counts(
+    study: Path,
+) -> None:
+    file = records.find(study)[0]
+    for when, counts in (("1999-01-01T00:00:00+00:00", True), ("2999-01-01T00:00:00+00:00", False)):
+        record = json.loads(file.read_text())
+        record["metrics"]["accuracy"]["value"] = 0.125
+        record["environment"]["cpu"] = "another"
+        again = records.write(record | {"started": when}, study / "again")
+        found = collect(study)
+        assert len(found.cells) == 9
+        assert (again in {cell.file for cell in found.cells}) is counts
+        assert [other.file for _, other in found.repeats] == [file if counts else again]
+
+
 def test_a_best_rate_at_the_edge_of_those_tried_is_said(tmp_path: Path, make) -> None:
     finals = {1e-3: 0.3, 2e-3: 0.6, 4e-3: 0.5}
     for rate, final in finals.items():
