@@ -47,8 +47,8 @@ def collect(path: str | Path) -> Collection:
 
     Files that are no whole record are refused, named in `refused`, and the rest goes on. Cells that
     were perturbed on purpose are put aside: they tell the noise floor, and are no seeds. So does a
-    cell that was run again on another kind of processor, which rounds elsewhere: of the two, the one
-    that started first counts as the seed.
+    cell run again on another kind of processor, which rounds elsewhere: the one that started first
+    counts as the seed.
     """
     found = Collection(str(path))
     first: dict[tuple[str, str], Result] = {}
