@@ -27,7 +27,7 @@ from bench.judge.intervals import (
     with_examples,
 )
 from bench.judge.measures import Measuring, Pair
-from bench.judge.rates import AS_RUN, Candidate, Choice, Goodness, choose
+from bench.judge.rates import AS_RUN, ENDED, Candidate, Choice, Goodness, choose
 from bench.judge.rows import count
 from bench.judge.settings import Setting, exposure, later, spread
 from bench.judge.verdicts import (
@@ -59,6 +59,7 @@ class Comparison:
     arms: list[Candidate]
     widening: float | None = None  # of the interval for the choice of rates, where it is known
     kept: frozenset[int] | None = None  # the seeds that count; None: all
+    left_out: tuple[str, ...] = ()  # rates and seeds, and why
     _chosen: dict[tuple[Candidate, Goodness], Choice] = field(default_factory=dict)
     _good: Goodness | None = None
     _fewer: dict[frozenset[int], Comparison] = field(default_factory=dict)  # among these seeds
@@ -67,18 +68,36 @@ class Comparison:
     def claim(self) -> Claim:
         return self.measuring.claim
 
+    @classmethod
+    def of(
+        cls, measuring: Measuring, setting: Setting, protocol: str, arms: Sequence[Candidate]
+    ) -> Comparison:
+        """Where a rate is chosen among the reported cells, or all count: each arm on its grid."""
+        kept, said = [], list[str]()
+        for arm in arms:
+            several = len(arm.reported) > 1 and not arm.validation
+            if several and protocol in ("tuned", ALL_RATES):
+                arm, words = arm.on_grid()
+                said += words
+            kept.append(arm)
+        return cls(measuring, setting, protocol, kept, left_out=tuple(said))
+
     def seeds(self) -> list[int]:
-        """That all arms have."""
-        return sorted(set.intersection(*(arm.seeds for arm in self.arms)))
+        """That all arms ended."""
+        ended = ({cell.seed for cell in arm.cells if cell.status in ENDED} for arm in self.arms)
+        return sorted(set.intersection(*ended))
 
     def among(self, seeds: frozenset[int]) -> Comparison:
         """With these seeds alone."""
-        kept = [arm.among(seeds.__contains__) for arm in self.arms]
-        return Comparison(self.measuring, self.setting, self.protocol, kept, self.widening, seeds)
+        kept = [arm.among(seeds) for arm in self.arms]
+        measuring = self.measuring.among(seeds)
+        return Comparison(
+            measuring, self.setting, self.protocol, kept, self.widening, seeds, self.left_out
+        )
 
     def judge(self, level: float = LEVEL, *, whole: bool = True) -> Judgement:
         """whole: with all that is said beside the verdict."""
-        base = self._base()
+        base = replace(self._base(), flags=self.left_out)
         if self.protocol == ALL_RATES:
             a, b = self.arms[0], self.arms[-1]
             return self._judged(base, self.measuring.of_arms(a, b), [], level, whole)
@@ -88,7 +107,7 @@ class Comparison:
         base = replace(
             base,
             arms=(words[0], words[1] if len(words) > 1 else self.claim.b.words),
-            flags=tuple([flag for choice in choices for flag in choice.flags] + flags),
+            flags=(*base.flags, *(flag for c in choices for flag in c.flags), *flags),
             rates=tuple(how + [_how(c, o) for c, o in zip(self.arms, choices, strict=True)]),
             best_of=tuple((c.name, self._shown(choice.best_of)) for c, choice in
                           zip(self.arms, choices, strict=True) if len(choice.best_of) > 1),
@@ -288,7 +307,7 @@ class Comparison:
     def _leaving_out(self, seeds: Sequence[int]) -> list[float]:
         """The effect without each seed in turn, rates chosen anew by those that are left."""
         left = (self.without(seed, seeds).differences() for seed in seeds)
-        return [float(np.mean([*by_seed.values()])) for by_seed in left]
+        return [float(np.mean([*d.values()])) if d else math.nan for d in left]
 
     def without(self, seed: int, seeds: Sequence[int]) -> Comparison:
         """With all of the seeds but this one."""
@@ -307,7 +326,7 @@ class Comparison:
         alike = [c for c in self.setting.candidates if exposure(c) == exposure(self.arms[0])]
         others = [c for c in alike if all(c.row is not a.row for a in self.arms)]
         if (kept := self.kept) is not None:
-            others = [c.among(kept.__contains__) for c in others]
+            others = [c.among(kept) for c in others]
         if self.protocol == AS_RUN:  # of an arm with several rates it doesn't say at which
             others = [c for c in others if len(c.reported) == 1]
         for arm in [*self.arms, *others]:

@@ -109,12 +109,17 @@ def _planned(number: int, config: Mapping[str, Any], trainable: int | None) -> R
 
 def _spreads(claims: Sequence[Claim], found: Collection | None) -> dict[str, float]:
     """Of one value between seeds, by claim: from records where there are any."""
-    known = {c.id: SPREADS[c.endpoint.kind] for c in claims if c.endpoint.kind in SPREADS}
+    known = {
+        c.id: SPREADS[c.endpoint.kind]
+        for c in claims
+        if c.endpoint.kind in SPREADS and not c.trend  # a slope spreads otherwise
+    }
     seen: dict[str, float] = {}
     for judgement in judge(claims, found) if found is not None else ():
         effect = judgement.effect
         if effect is not None and effect.error > 0:
-            spread = effect.error * math.sqrt(effect.n / 2)
+            arms = 2 if judgement.claim.b.value is None else 1
+            spread = effect.error * math.sqrt(effect.n / arms)
             seen[judgement.claim.id] = max(spread, seen.get(judgement.claim.id, 0.0))
     return known | seen
 
@@ -141,12 +146,12 @@ class _Plan:
         """The trend is one comparison over all its tasks, with the seeds that all of them have."""
         found = [(s, arms) for s in known for arms in pairs(self.claim, s)
                  if self.claim.distance(s.section.task) is not None]  # fmt: skip
-        by_arms: dict[tuple[str, ...], list[tuple[Setting, list[Candidate]]]] = {}
+        by_arms: dict[str, list[tuple[Setting, list[Candidate]]]] = {}
         for setting, arms in found:
-            key = (setting.section.model_label, *(arm.name for arm in arms))
-            by_arms.setdefault(key, []).append((setting, arms))
-        for (model, *_), several in by_arms.items():
+            by_arms.setdefault(trends.who(setting.section, arms), []).append((setting, arms))
+        for several in by_arms.values():
             tasks = [s.section.task for s, _ in several]
+            model = several[0][0].section.model_label
             where = f"{count(len(tasks), 'task')} on {model}, by distance"
             if lack := trends.lacking(self.claim, tasks):
                 yield where, False, lack

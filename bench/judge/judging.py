@@ -75,12 +75,12 @@ def _comparisons(claim: Claim, known: Sequence[Setting]) -> Iterator[list[Compar
                 continue
             kind = claim.endpoint.kind
             if kind in ("good_range", "forgetting_at_equal_learning"):
-                yield [Comparison(measuring, setting, ALL_RATES, arms)]
+                yield [Comparison.of(measuring, setting, ALL_RATES, arms)]
                 continue
             protocols = [*PROTOCOLS]
             if all(len(arm.reported) == 1 and not arm.validation for arm in arms):
                 protocols.append(AS_RUN)
-            yield [Comparison(measuring, setting, p, arms) for p in protocols]
+            yield [Comparison.of(measuring, setting, p, arms) for p in protocols]
 
 
 def _exploratory(comparisons: Sequence[Comparison]) -> Iterator[Judgement]:
@@ -138,7 +138,7 @@ def _of_family(
         if not made:
             reason_ = _no_cells(claim, of(claim), cells)
             waiting.append(Judgement(claim, reason=reason_, primary=True))
-    current = through_looks(judged, family, max(len(family.claims), len(judged)))
+    current = through_looks(judged, family, len(judged) + len(waiting))
     return [*current, *waiting]
 
 

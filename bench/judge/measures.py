@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +45,13 @@ class Measuring:
         default_factory=dict
     )
     _learned: dict[int, float | None] = field(default_factory=dict)
+
+    def among(self, seeds: Container[int]) -> Measuring:
+        """As if other seeds had never been run: they don't say what the worst is."""
+        if all(cell.ok for cell in self.cells):
+            return self  # nobody counts as the worst
+        some = [cell for cell in self.cells if cell.seed in seeds]
+        return replace(self, cells=some, _numbers={}, _learned={})
 
     @cached_property
     def higher_is_better(self) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from bench.records.words import format_rate
 
 PROTOCOLS = ("paper", "tuned")
 AS_RUN = "as run"
+ENDED = ("ok", "diverged")
 DRAWS = 2_000  # of the choice, to tell how often another rate would have been chosen
 
 Point = tuple[float | None, Any]  # learning rate, level of what the claim is `over`
@@ -60,14 +61,49 @@ class Candidate:
     def of_seed(self, seed: int) -> tuple[Result, ...]:
         return tuple(cell for cell in self.cells if cell.seed == seed)
 
-    def among(self, keep: Callable[[int], bool]) -> Candidate:
-        """As if other seeds had never been run."""
+    def only(self, keep: Callable[[Result], bool]) -> Candidate:
+        """As if other cells had never been run."""
 
         def kept(cells: ByPoint) -> ByPoint:
-            some = {p: [c for c in group if keep(c.seed)] for p, group in cells.items()}
+            some = {p: [c for c in group if keep(c)] for p, group in cells.items()}
             return {point: group for point, group in some.items() if group}
 
         return Candidate(self.row, kept(self.reported), kept(self.validation))
+
+    def among(self, seeds: Container[int]) -> Candidate:
+        """As if other seeds had never been run."""
+        return self.only(lambda cell: cell.seed in seeds)
+
+    def on_grid(self) -> tuple[Candidate, tuple[str, ...]]:
+        """With the rates of its grid, on the seeds that ended at all of them; what is left out.
+
+        A rate is of the grid where at least half of the seeds ended at it: one more, tried on a few
+        of them, or one that nobody ended at, must not cost the others their place, nor may a seed
+        count that lacks some of the rates to choose from, as those of a running sweep do.
+        """
+        ended = {
+            point: {cell.seed for cell in cells if cell.status in ENDED}
+            for point, cells in self.reported.items()
+        }
+        every = set().union(*ended.values())
+        grid = [point for point, seeds in ended.items() if seeds and 2 * len(seeds) >= len(every)]
+        whole = set.intersection(*(ended[point] for point in grid)) if grid else set()
+        if len(whole) < 2:
+            grid, whole = _run_alike(ended)
+        if len(whole) < 2:
+            return self, ()
+        said = []
+        for point in ended.keys() - {*grid}:
+            few = f"ended on {len(ended[point])} of {count(len(every), 'seed')}"
+            said.append(f"{self.name}: {_words(point)} left out: {few}")
+        if others := sorted(every - whole):
+            seeds = ", ".join(map(str, others))
+            said.append(f"{self.name}: seed {seeds} left out: run at other rates than the rest")
+        if unended := sorted(self.seeds - every):
+            seeds = ", ".join(map(str, unended))
+            said.append(f"{self.name}: seed {seeds} left out: ended at no rate")
+        some = {p: [c for c in self.reported[p] if c.seed in whole] for p in grid}
+        return Candidate(self.row, some, self.validation), tuple(said)
 
     def at(self, rate: float | None) -> Candidate:
         """As if it had been run at this rate alone; all of it for None."""
@@ -113,9 +149,14 @@ class Choice:
 
     @property
     def words(self) -> str:
-        rate, level = self.point
-        said = "" if rate is None else f", lr {format_rate(rate)}"
-        return said + ("" if level is None else f", at {level:,}")
+        words = _words(self.point)
+        return f", {words}" if words else ""
+
+
+def _words(point: Point) -> str:
+    rate, level = point
+    said = [f"lr {format_rate(rate)}"] if rate is not None else []
+    return ", ".join(said + ([f"at {level:,}"] if level is not None else []))
 
 
 def choose(
@@ -210,23 +251,22 @@ def _best_of_means(means: Mapping[Point, float]) -> Point:
 
 def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
     """Each seed at the rate that is best on the other seeds (of those that all rates have)."""
-    table: dict[Point, dict[int, float]] = {}
-    for point, cells in candidate.reported.items():
-        values = {cell.seed: good(cell) for cell in cells if cell.status in ("ok", "diverged")}
-        table[point] = {seed: value for seed, value in values.items() if value is not None}
-    common = set.intersection(*(set(by_seed) for by_seed in table.values()))
-    if len(common) < 2 and len(alike := _run_alike(table)) < len(candidate.seeds):
-        others = ", ".join(map(str, sorted(candidate.seeds - alike)))
-        flag = f"{candidate.name}: seed {others} left out: run at other rates than the rest"
-        found = _by_the_others(candidate.among(alike.__contains__), good)
-        return replace(found, flags=(*found.flags, flag))
+    table = {point: _values(cells, good) for point, cells in candidate.reported.items()}
+    known = [v for by_seed in table.values() for v in by_seed.values() if v is not None]
+    # Who diverged and has no number is worse than all that have one.
+    least = min(known, default=0.0) - np.ptp(known or [0.0]) - 1.0
+    filled = {
+        point: {seed: least if v is None else v for seed, v in by_seed.items()}
+        for point, by_seed in table.items()
+    }
+    common = set.intersection(*map(set, filled.values())) if known else set()
     if len(common) < 2:
         said = f"{candidate.name}: its learning rates share {count(len(common), 'seed')}; to choose"
         return Choice(problem=f"{said} by the others, at least 2 are needed")
 
-    points = sorted(table, key=lambda p: (p[0] or 0.0, str(p[1])))  # of equals the lowest rate
+    points = sorted(filled, key=lambda p: (p[0] or 0.0, str(p[1])))  # of equals the lowest rate
     shared = sorted(common)
-    values_of = np.array([[table[point][seed] for seed in shared] for point in points])
+    values_of = np.array([[filled[point][seed] for seed in shared] for point in points])
     sums = values_of.sum(1)
     others = (sums[:, None] - values_of) / (len(shared) - 1)
     overall = points[int(sums.argmax())]
@@ -248,13 +288,22 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
     )  # fmt: skip
 
 
-def _run_alike(table: Mapping[Point, Mapping[int, float]]) -> set[int]:
-    """The most seeds that were run at the same rates; of equals those with more rates."""
+def _values(cells: Sequence[Result], good: Goodness) -> dict[int, float | None]:
+    """Of each seed that ended; None for one that diverged where that leaves no number."""
+    found = {cell.seed: (cell, good(cell)) for cell in cells if cell.status in ENDED}
+    return {s: v for s, (cell, v) in found.items() if v is not None or not cell.ok}
+
+
+def _run_alike(ended: Mapping[Point, set[int]]) -> tuple[list[Point], set[int]]:
+    """The rates, and the most seeds that ended at just these; of equals those with more rates."""
     groups: dict[frozenset[Point], set[int]] = {}
-    for seed in set().union(*table.values()):
-        rates = frozenset(point for point, by_seed in table.items() if seed in by_seed)
+    for seed in set().union(*ended.values()):
+        rates = frozenset(point for point, seeds in ended.items() if seed in seeds)
         groups.setdefault(rates, set()).add(seed)
-    return max(groups.items(), key=lambda g: (len(g[1]), len(g[0])))[1] if groups else set()
+    rates, seeds = max(
+        groups.items(), key=lambda g: (len(g[1]), len(g[0])), default=(frozenset(), set())
+    )
+    return [point for point in ended if point in rates], seeds
 
 
 def search(arm: Candidate) -> Search:

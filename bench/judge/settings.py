@@ -103,11 +103,14 @@ def needs_metric(endpoint: Endpoint) -> bool:
 
 def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
     """The arms of the claim: of one rank, of the kind it is about, having seen equally much."""
-    about = (c for c in setting.candidates if claim.about(c.row.cells[0]))
-    unseen = [c.among(lambda seed: seed >= claim.first_seed) for c in about]
+    # Cell by cell: one candidate may hold those of several experiments.
+    about = [
+        c.only(lambda cell: cell.seed >= claim.first_seed and claim.about(cell))
+        for c in setting.candidates
+    ]
 
     def of(arm: Arm) -> list[Candidate]:
-        taken = (c.at(arm.rate) for c in unseen if arm.takes(c.row.cells[0]))
+        taken = (c.at(arm.rate) for c in about if arm.takes(c.row.cells[0]))
         return [c for c in taken if c.reported or c.validation]
 
     theirs = of(claim.b)

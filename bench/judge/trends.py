@@ -17,6 +17,7 @@ edge    counts where a better rate would make the trend smaller: where the secon
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,7 @@ from bench.judge.guards import Guard
 from bench.judge.intervals import LEVEL, Effect, paired, with_choice
 from bench.judge.measures import Measuring, Pair
 from bench.judge.rates import AS_RUN, Candidate
-from bench.judge.rows import count
+from bench.judge.rows import Section, count
 from bench.judge.settings import Setting, metric_of, pairs
 from bench.judge.verdicts import (
     ALIKE,
@@ -93,10 +94,16 @@ def _groups(claim: Claim, known: Sequence[Setting]) -> list[list[Comparison]]:
         measuring = Measuring(claim, section, metric_of(claim, section), setting.cells)
         for arms in pairs(claim, setting):
             protocol = "tuned" if any(_tunable(arm) for arm in arms) else AS_RUN
-            who = [section.model, section.scale, section.device, section.precision]
-            key = json.dumps([*who, *map(_kind, arms)], default=repr)
-            groups.setdefault(key, []).append(Comparison(measuring, setting, protocol, arms))
+            groups.setdefault(who(section, arms), []).append(
+                Comparison.of(measuring, setting, protocol, arms)
+            )
     return [sorted(group, key=lambda c: _distance(claim, c)) for group in groups.values()]
+
+
+def who(section: Section, arms: Sequence[Candidate]) -> str:
+    """What a trend's tasks share: the model, where it ran, and the arms, whatever their names."""
+    where = [section.model, section.scale, section.device, section.precision]
+    return json.dumps([*where, *map(_kind, arms)], default=repr)
 
 
 def _kind(arm: Candidate) -> list[object]:
@@ -220,7 +227,7 @@ class _Trend:
         for seed in seeds:
             fewer = [c.without(seed, seeds).differences() for c in self.comparisons]
             common = sorted(set.intersection(*map(set, fewer)))
-            without.append(float(np.mean(self._slopes(fewer, common))))
+            without.append(float(np.mean(self._slopes(fewer, common))) if common else math.nan)
         return with_choice(own, without)
 
     def _without_each(
