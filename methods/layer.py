@@ -125,7 +125,7 @@ class AdapterLinear(nn.Module):
         self.dropout = dropout
         self.compute = compute
         self.original: Tensor | None = None  # the base weight before the first restart merged
-        self._cache: tuple[Any, Formed] | None = None
+        self._cache: tuple[Any, Formed, tuple[Tensor, ...]] | None = None
         self._granted: bool | None = None  # whether there is memory to keep the weight; not asked
         self.train(base.training)
 
@@ -282,8 +282,9 @@ class AdapterLinear(nn.Module):
         if cache is None or cache[0] != key:
             self._cache = cache = None  # freed before the new one is made
             with torch.inference_mode(False):
-                cache = key, form(self.delta, tensors[0], dtype, tensors[1:])
-            self._cache = cache
+                formed = form(self.delta, tensors[0], dtype, tensors[1:])
+            # The tensors are held with it: no other could come to lie at an address of the key.
+            self._cache = cache = key, formed, tuple(tensor.detach() for tensor in tensors)
         return cache[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import set_seed
 
 from bench import records
+from bench.errors import UserError
 from bench.records.redact import redact
 from bench.run import (
     analysis,
@@ -167,14 +168,23 @@ def _looks_at_deltas(config: Mapping[str, Any]) -> bool:
 
 
 def failed(cell: Cell, error: BaseException) -> records.Record:
-    """The record of a cell that broke down: what it was, and why it ended."""
+    """The record of a cell that broke down: what it was, and why it ended.
+
+    Where a forced rerun broke down, the earlier record stays, and this one is not written.
+    """
+    reason, earlier = f"{type(error).__name__}: {error}", False
+    with suppress(UserError):  # whatever lies there is no record
+        earlier = records.complete(cell.plan.file)
+    if earlier:
+        reason += f" (the earlier record stays: {cell.plan.file})"
     record = blank(cell) | {
         "status": "failed",
-        "reason": f"{type(error).__name__}: {error}",
+        "reason": reason,
         "started": _now(),
         "finished": _now(),
     }
-    records.write(record, cell.plan.folder)
+    if not earlier:
+        records.write(record, cell.plan.folder)
     return record
 
 

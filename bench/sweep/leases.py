@@ -180,17 +180,24 @@ def acquire(path: Path, watcher: Watcher) -> Lease:
             if handle is not None:
                 return Lease(path, content, handle)
     except OSError as error:
-        raise UserError(
-            f"cannot lease a cell in {path.parent}: {error.strerror or error}. Make room or the "
-            "right to write there, or choose another results_dir"
-        ) from None
+        raise _unusable(path, error) from None
 
 
 def look(path: Path, watcher: Watcher) -> None:
-    """Raise Taken where a living owner holds the cell."""
-    chain = _chain(path)
-    if chain and not watcher.dead(chain[-1], _server_time(path.parent)):
-        raise Taken(chain[-1].owner)
+    """Raise Taken where a living owner holds the cell; UserError as `acquire`."""
+    try:
+        chain = _chain(path)
+        if chain and not watcher.dead(chain[-1], _server_time(path.parent)):
+            raise Taken(chain[-1].owner)
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot lease a cell in {path.parent}: {error.strerror or error}. Make room or the "
+        "right to write there, or choose another results_dir"
+    )
 
 
 def remove_stale(path: Path, watcher: Watcher) -> None:
@@ -211,8 +218,12 @@ def _succeed(path: Path, content: Mapping[str, Any], chain: list[Seen]) -> int |
         _after(path, chain[-1]).unlink()
         return None
     # Held here: no other process changes a chain whose last owner lives. It may become one link.
-    draft, handle = _draft(path, content)
-    os.replace(draft, path)
+    try:
+        draft, handle = _draft(path, content)
+        os.replace(draft, path)
+    except OSError:  # who can't finish the takeover gives it back
+        _after(path, chain[-1]).unlink()
+        raise
     for past in chain:
         with suppress(OSError):
             _after(path, past).unlink()

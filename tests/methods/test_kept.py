@@ -222,6 +222,26 @@ def test_weights_that_are_swapped_between_training_and_evaluation_count(compute)
         torch.testing.assert_close(step, steps[0], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("compute", ["auto", "fused", "cached"])
+def test_tensors_that_come_and_go_at_one_address_count(compute) -> None:
+    """Those of functional_call live as long as the call: the next ones take their place."""
+    layer = nn.Sequential()
+    layer.add_module("q_proj", nn.Linear(256, 256, bias=False))
+    MoRA(**SHARED, compute=compute, target_modules=["q_proj"]).attach(layer)
+    layer.eval()
+    x, m = torch.randn(4, 256), layer.q_proj.M
+    with torch.no_grad():
+        for scale in range(6):
+            own = {"q_proj.M": torch.full_like(m, float(scale))}
+            got = torch.func.functional_call(layer, own, (x,))
+            del own
+            m.data = torch.full_like(m, float(scale))
+            layer.q_proj.compute = "plain"
+            expected = layer(x)
+            layer.q_proj.compute = compute
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_replicas_and_captured_graphs_keep_nothing(monkeypatch) -> None:
     """nn.DataParallel's live for one pass, in threads; a graph would hold the weight as it is."""
     layer = layer_of("cached")

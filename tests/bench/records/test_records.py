@@ -212,6 +212,15 @@ def test_unwritable_folders_are_named(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
+def test_secrets_go_whole_and_so_do_logins_in_addresses(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "hf_abcdef")
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefTAIL")  # begins with the other
+    monkeypatch.setenv("PGPASSWORD", "letmein42")
+    reason = "401 with hf_abcdefTAIL and letmein42 at http://me:hidden@proxy.example:3128/x"
+    file = records.write(make(status="failed", reason=reason, metrics={}), tmp_path)
+    assert records.read(file)["reason"] == "401 with *** and *** at http://***@proxy.example:3128/x"
+
+
 def test_load_has_a_row_a_cell(tmp_path: Path) -> None:
     records.write(make("b" * 16, seed=2), tmp_path / "first")
     records.write(make("b" * 16, seed=2, experiment="again"), tmp_path / "second")

@@ -173,6 +173,23 @@ def test_a_failure_is_a_record_and_tried_again(run: Any, records_of: Records) ->
     assert only(records_of())["started"] >= record["started"]
 
 
+def test_a_forced_rerun_that_breaks_down_costs_no_record(
+    run: Any, records_of: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run().status == 0
+    first = only(records_of())
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bench.run.cell.training.train", broken)
+        ended = run("force=true")
+    assert ended.status == 1 and "out of luck" in ended.err
+    assert "the earlier record stays" in ended.err
+    assert only(records_of()) == first
+
+
 def test_divergence_is_a_record_and_stops_no_sweep(run: Any, records_of: Records) -> None:
     ended = run("-m", "method=fft", "method.learning_rate=1e20,1e-3")
     assert ended.status == 1

@@ -290,3 +290,28 @@ def test_of_many_at_once_exactly_one_wins(tmp_path: Path, kind: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(root)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
     assert done.stdout == "True 60 []\n", done.stdout + done.stderr
+
+
+def full(*_: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("ask", [leases.look, leases.acquire])
+def test_a_full_disk_is_told_where_a_lease_is_looked_at(path: Path, ask, monkeypatch) -> None:
+    leave(path, ELSEWHERE)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        ask(path, leases.Watcher())
+
+
+def test_a_takeover_that_finds_the_disk_full_is_given_back(path: Path, dead, monkeypatch) -> None:
+    leave(path, dead)
+    draft = leases._draft
+    with monkeypatch.context() as patched:
+        patched.setattr(leases, "_draft", lambda file, content: (
+            full() if file == path and len(files(path)) > 1 else draft(file, content)
+        ))  # fmt: skip
+        with pytest.raises(UserError, match="No space left on device"):
+            take(path)
+    take(path).release()
+    assert files(path) == []
