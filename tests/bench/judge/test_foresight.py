@@ -6,13 +6,16 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench import records
 from bench.dryrun import main
 from bench.judge.cells import collect
 from bench.judge.claims import Claim, parse
-from bench.judge.foresight import foresee
+from bench.judge.foresight import _spreads, foresee
 from bench.judge.primary import Family, Look
+from tests.bench.judge.hand import Make
 
 
 def claim(**changed: Any) -> Claim:
@@ -138,6 +141,37 @@ def test_a_trend_needs_all_its_tasks() -> None:
     assert found.possible and found.setting == "3 tasks on Tiny, by distance"
     (found,) = foresee([grows], [c for c in cells if c["task"]["name"] != "far"])
     assert not found.possible and "no cells of far, of 3 tasks by distance" in found.words
+
+
+def test_an_arm_of_a_trend_is_the_same_whatever_it_is_called_beside_others() -> None:
+    """On the nearest task MoRA is planned with a second operator, and is called by it there."""
+    trend = {"near": 1.0, "middle": 2.0, "far": 3.0}
+    rotation = {"method": "mora", "operator": "rotation"}
+    grows = claim(task="*", trend=trend, endpoint="final", margin=0.0, a=rotation)
+    cells = [c | {"task": {"name": t}} for c in design(6, (1e-3, 2e-3, 4e-3)) for t in trend]
+    mora = [c for c in cells if c["method"]["name"] == "mora"]
+    own = [c | {"method": c["method"] | {"operator": "rotation"}} for c in mora]
+    more = [c | {"method": c["method"] | {"operator": "sharing"}} for c in mora]
+    cells = [c for c in cells if c not in mora] + own
+    alone = foresee([grows], cells)
+    assert [found.possible for found in alone] == [True]
+    beside = [c for c in more if c["task"]["name"] == "near"]
+    assert [str(found) for found in foresee([grows], [*cells, *beside])] == [*map(str, alone)]
+
+
+def test_a_slope_is_not_foreseen_from_the_spread_of_steps() -> None:
+    trend = {"near": 1.0, "middle": 2.0, "far": 3.0}
+    cells = [c | {"task": {"name": t}} for c in design(6, (1e-3, 2e-3, 4e-3)) for t in trend]
+    (found,) = foresee([claim(task="*", trend=trend)], cells)
+    assert found.words.endswith("(not known)")
+
+
+def test_one_arm_spreads_less_than_two(tmp_path: Path, make: Make) -> None:
+    for seed, value in enumerate((0.50, 0.52, 0.54, 0.56, 0.58, 0.60)):
+        records.write(make("mora", seed=seed, final=value), tmp_path)
+    apart = float(np.std((0.50, 0.52, 0.54, 0.56, 0.58, 0.60), ddof=1))
+    above = claim(endpoint="final", b={"value": 0.1}, margin=0.0)
+    assert _spreads([above], collect(tmp_path))["mine"] == pytest.approx(apart)
 
 
 def test_earlier_records_tell_the_spread(study: Path) -> None:
