@@ -119,18 +119,6 @@ def _merged(pieces: Iterable[Run]) -> tuple[Run, ...]:
 
 @lru_cache(maxsize=256)
 @outside_inference
-def owners(chunks: int, cells: int, device: torch.device) -> Tensor:
-    """(chunks,): the cell that each chunk is added to."""
-    found: list[int] = []
-    first = 0
-    for count, size in shares(chunks, cells):
-        found += [first + i // size for i in range(count * size)]
-        first += count
-    return torch.tensor(found, device=device)
-
-
-@lru_cache(maxsize=256)
-@outside_inference
 def angles(
     chunks: int, side: int, adjacent: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -142,3 +130,42 @@ def angles(
     sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     sin = pair.sin() * (sign if adjacent else sign.unsqueeze(-1))
     return pair.cos().flatten(1).to(device, dtype), sin.flatten(1).to(device, dtype)
+
+
+@lru_cache(maxsize=256)
+@outside_inference
+def phases(
+    chunks: int, side: int, inverse: bool, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """exp(i k theta_j), or its inverse, for chunk k and pair j: (chunks, side / 2), complex.
+
+    Neighbours 2j and 2j + 1 are the parts of a complex number, which one product turns.
+    """
+    cos, sin = angles(chunks, side, True, dtype, device)
+    sin = sin[:, 1::2]
+    return torch.complex(cos[:, ::2].contiguous(), (-sin if inverse else sin).contiguous())
+
+
+def pairs_lie_together(x: Tensor) -> bool:
+    """Whether neighbours of the last dimension can be seen as complex numbers, and may be.
+
+    Compilers make no code for these, and half precision has none.
+    """
+    return (
+        x.dtype in (torch.float32, torch.float64)
+        and x.device.type in ("cpu", "cuda")
+        and not torch.compiler.is_compiling()
+        and x.stride(-1) == 1
+        and not any(step % 2 for step in (x.storage_offset(), *x.stride()[:-1]))
+    )
+
+
+def along(table: Tensor, laid: tuple[int, int, int] | None) -> Tensor:
+    """A table (chunks, ...) for chunks (cells, ., size, ...); as it is for chunks (..., chunks, .).
+
+    laid: the first chunk, cells, and chunks of each.
+    """
+    if laid is None:
+        return table
+    first, cells, size = laid
+    return table[first : first + cells * size].unflatten(0, (cells, size)).unsqueeze(1)

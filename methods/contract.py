@@ -1,6 +1,6 @@
 """What every method promises, as checks that run on any method and any small model.
 
-The tests run them for every YAML of conf/method, ``python -m methods.peft_bridge`` for the tuners
+The tests run them for every YAML of conf/method, ``python -m methods.peft_tuners`` for the tuners
 of peft. Each check trains on fresh copies and raises ContractBroken with what was found.
 """
 

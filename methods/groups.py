@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.tensors import fit, outside_inference, tile
+from methods.tensors import fit, outside_inference, summed, tile
 
 Layout = Literal["strided", "contiguous"]
 
@@ -50,13 +50,13 @@ class Groups:
         """Sum over each group: (..., size) -> (..., side)."""
         if self.layout == "strided":
             whole = self.size - self.size % self.side
-            sums = x[..., :whole].unflatten(-1, (-1, self.side)).sum(-2)
+            whole_strides = summed(x[..., :whole].unflatten(-1, (-1, self.side)), -2)
             if not self.padding:
-                return sums
+                return whole_strides
             rest = x[..., whole:]  # padding all of x first would copy it
             if self.wrap:
-                return sums + torch.cat([rest, x[..., : self.padding]], dim=-1)
-            return sums + fit(rest, self.side)
+                return whole_strides + torch.cat([rest, x[..., : self.padding]], dim=-1)
+            return whole_strides + fit(rest, self.side)
         count, long, short = self.split
         head, tail = x[..., : count * long], x[..., count * long :]
         sums = [head.unflatten(-1, (count, long)).sum(-1)] if count else []

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from methods.blocks import angles, owners, runs, shares
+from methods.blocks import along, angles, pairs_lie_together, phases, runs, shares
 from methods.errors import MethodError
 from methods.groups import Groups, Layout
-from methods.tensors import add_, copied, fit, rows, tile, wide
+from methods.tensors import add_, copied, fit, products, rows, summed, tile, wide
 
 OperatorName = Literal["truncation", "sharing", "decoupling", "rotation"]
 Compat = Literal["exact", "published"]
@@ -263,11 +263,15 @@ class Decoupling(Operator):
     def max_rank(self) -> int:
         return min(self.d_in, self.d_out)
 
-    def _chunks(self, x: Tensor) -> Tensor:
-        """(..., d_in) -> (..., used, side)."""
+    def _padded(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., used side)."""
         if self.wrap and self.used == self.n_in:
             x = torch.cat([x, x[..., : self.wrap]], dim=-1)
-        return fit(x, self.used * self.side).unflatten(-1, (self.used, self.side))
+        return fit(x, self.used * self.side)
+
+    def _chunks(self, x: Tensor) -> Tensor:
+        """(..., d_in) -> (..., used, side)."""
+        return self._padded(x).unflatten(-1, (self.used, self.side))
 
     def _gather(self, chunks: Tensor) -> Tensor:
         """Add up the chunks of each cell: (..., used, side) -> (..., cells, side)."""
@@ -276,7 +280,7 @@ class Decoupling(Operator):
         parts, start = [], 0
         for cells, size in shares(self.used, self.cells):
             part = chunks[..., start : start + cells * size, :]
-            parts.append(part.unflatten(-2, (cells, size)).sum(-2))
+            parts.append(summed(part.unflatten(-2, (cells, size)), -2))
             start += cells * size
         return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]
 
@@ -291,7 +295,7 @@ class Decoupling(Operator):
         if self.d_out <= width:
             folded = fit(dy, width)
         else:
-            folded = dy[:, : whole * width].unflatten(1, (whole, width)).sum(1)
+            folded = summed(dy[:, : whole * width].unflatten(1, (whole, width)), 1)
             rest = self.d_out - whole * width
             if rest:
                 folded[:, :rest] += dy[:, whole * width :]
@@ -316,26 +320,54 @@ class Rotation(Decoupling):
     """
 
     def apply(self, x: Tensor, m: Tensor) -> Tensor:
-        blocks = self._blocks(m).to(x.dtype).permute(1, 2, 0)  # P_i^T
-        y = torch.bmm(self._chunks(rows(x)).transpose(0, 1), blocks)
-        y = self._spread(self._gather(y.transpose(0, 1)))
-        return y.reshape(*x.shape[:-1], self.d_out)
+        blocks = self._blocks(m).flatten(1).to(x.dtype)  # P (side, used side)
+        parts = [
+            torch.bmm(mine.transpose(0, 1), own.permute(1, 2, 0))
+            for mine, own in zip(self._shared(rows(x)), self._shared(blocks), strict=True)
+        ]
+        y = torch.cat(parts) if len(parts) > 1 else parts[0]  # (cells, n, side)
+        return self._spread(y.transpose(0, 1)).reshape(*x.shape[:-1], self.d_out)
 
     def pullback(self, x: Tensor, dy: Tensor) -> Tensor:
-        cells = self._fold(dy)
-        if self.used > self.cells:
-            cells = cells.index_select(1, owners(self.used, self.cells, x.device))
-        blocks = wide(torch.bmm(cells.permute(1, 2, 0), self._chunks(x).transpose(0, 1)))
-        # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
-        return self._rotate(blocks.transpose(0, 1), inverse=False).sum(1)
+        cells = self._fold(dy).permute(1, 2, 0)
+        made: list[Tensor] = []
+        first = start = 0
+        for mine in self._shared(x):
+            count, size = mine.shape[1], mine.shape[2] // self.side
+            # dP_i for the chunks i that each cell adds up: (count, side, size, side).
+            blocks = wide(products(cells[first : first + count], mine.transpose(0, 1)))
+            blocks = blocks.unflatten(-1, (size, self.side))
+            # dM = sum of dP_i R_i^T: the rows of each dP_i are turned.
+            made.append(self._rotate(blocks, inverse=False, laid=(start, count, size)).sum((0, 2)))
+            first, start = first + count, start + count * size
+        return sum(made[1:], made[0])
+
+    def _shared(self, x: Tensor) -> list[Tensor]:
+        """The inputs that cells add up: (n, d_in) -> (n, cells, chunks of each times side)."""
+        x, made, start = self._padded(x), [], 0
+        for cells, size in shares(self.used, self.cells):
+            end = start + cells * size * self.side
+            made.append(x[:, start:end].unflatten(1, (cells, size * self.side)))
+            start = end
+        return made
 
     def _blocks(self, m: Tensor) -> Tensor:
         # (M R_i) x = M (R_i x): the rows of M are turned back.
         return self._rotate(m.unsqueeze(1), inverse=True)
 
-    def _rotate(self, chunks: Tensor, *, inverse: bool) -> Tensor:
+    def _rotate(
+        self, chunks: Tensor, *, inverse: bool, laid: tuple[int, int, int] | None = None
+    ) -> Tensor:
+        """laid: first chunk, cells, and chunks of each, where these are (cells, ., size, side)."""
         adjacent = self.compat == "exact"
-        cos, sin = angles(self.used, self.side, adjacent, chunks.dtype, chunks.device)
+        if adjacent and pairs_lie_together(chunks):
+            turns = phases(self.used, self.side, inverse, chunks.dtype, chunks.device)
+            pairs = torch.view_as_complex(chunks.unflatten(-1, (-1, 2)))
+            return torch.view_as_real(pairs * along(turns, laid)).flatten(-2)
+        cos, sin = (
+            along(table, laid)
+            for table in angles(self.used, self.side, adjacent, chunks.dtype, chunks.device)
+        )
         if adjacent:
             partner = chunks.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
         else:

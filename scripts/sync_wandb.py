@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 AT_ONCE = 50  # folders in one call of wandb
-# offline-run-<date>_<time>-<cell>-<attempt>, see bench/tracking.py
+# offline-run-<date>_<time>-<cell>-<attempt>, see bench/run/tracking.py
 RUN = re.compile(r"offline-run-(\d{8}_\d{6})-([0-9a-f]{16})-[0-9a-f]{8}")
 
 

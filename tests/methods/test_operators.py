@@ -14,6 +14,7 @@ from torch import Tensor
 
 from methods import MethodError, operators
 from methods.operators import Operator
+from methods.tensors import ONE_BY_ONE, products, summed
 from tests.methods.conftest import SHAPES
 
 LAYOUTS = ("strided", "contiguous")
@@ -241,3 +242,37 @@ def test_any_shape_and_rank(case) -> None:
     (expected,) = torch.autograd.grad((y * dy).sum(), m)
     torch.testing.assert_close(op.pullback(x, dy), expected, rtol=1e-9, atol=1e-9)
     assert torch.linalg.matrix_rank(delta) <= op.max_rank() <= min(shape)
+
+
+@pytest.mark.parametrize(("d_in", "d_out"), [(24, 24), (24, 64), (64, 24), (50, 34), (90, 24)])
+def test_turning_complex_numbers_is_turning_pairs(d_in: int, d_out: int, monkeypatch) -> None:
+    """With one product where neighbours lie together in memory, else number by number."""
+    rotation = operators.build("rotation", d_in, d_out, 4)
+    m = torch.randn(rotation.side, rotation.side)
+    x, dy = torch.randn(7, d_in), torch.randn(7, d_out)
+
+    def everything(m: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = rotation.delta_weight(m), rotation.apply(x, m), rotation.pullback(x, dy)
+        return (*found, rotation.compress(x))
+
+    turned = everything(m)
+    moved = torch.cat([m.new_zeros(1), m.flatten()])[1:].view_as(m)  # at an odd place in memory
+    for other in (everything(moved), everything(m)):
+        for mine, expected in zip(other, turned, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+        monkeypatch.setattr("methods.operators.pairs_lie_together", lambda x: False)
+
+
+@pytest.mark.parametrize("n", [5, ONE_BY_ONE])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_views_are_those_of_torch(n: int, dtype: torch.dtype) -> None:
+    a = torch.randn(n, 3, 4).to(dtype).permute(1, 2, 0)
+    b = torch.randn(n, 3, 6).to(dtype).transpose(0, 1)
+    expected = torch.bmm(a.double(), b.double())
+    torch.testing.assert_close(products(a, b).double(), expected, rtol=2e-2, atol=1e-1)
+
+
+def test_two_are_summed_as_any() -> None:
+    x = torch.randn(5, 2, 3).to(torch.bfloat16)
+    assert torch.equal(summed(x, 1), x.sum(1))
+    assert torch.equal(summed(x, 0), x.sum(0))
