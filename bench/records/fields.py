@@ -141,6 +141,11 @@ FIELDS: tuple[Field, ...] = (
     Field("saved_model", "object", "folder, checksum and dtype of a kept merged model",
           optional=True, nullable=True, since=2),
     Field("environment", "object", "commit, versions, machine"),
+    Field("environment.git_commit", "text", "of the code; null outside a checkout", nullable=True,
+          optional=True),
+    Field("environment.git_dirty", "true or false", "whether tracked files differed from it",
+          nullable=True, optional=True),
+    Field("environment.threads", "whole number", "of torch on the CPU", optional=True),
     Field("environment.device", "text", "cpu, mps, or cuda with the card's name", nullable=True),
     Field("environment.precision", "text", "bf16 or fp32, after auto", nullable=True),
     Field("environment.bf16_products", "text", "through fp32: on a CPU without instructions for "

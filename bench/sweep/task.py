@@ -29,7 +29,7 @@ from bench.sweep.outcomes import Outcome
 if TYPE_CHECKING:
     from bench.sweep.grid import Composer
 
-# A lease's owner elsewhere is known to be dead after this time at the latest (bench/leases.py).
+# A lease's owner elsewhere is known to be dead after this time at the latest (see leases.py).
 # One that lives longer works at the cell, and this task's resources are better given back.
 PATIENCE = 180.0
 
