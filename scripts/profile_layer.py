@@ -21,7 +21,7 @@ from typing import Any
 
 import timing
 import torch
-from time_adapters import DTYPES, FLOOR, accumulated, contestants, plain_layer
+from time_adapters import DTYPES, accumulated, contestants, plain_layer
 
 KINDS = ("base-sized products", "smaller products", "arithmetic", "moving", "rest")
 PRODUCTS = {"mm", "addmm", "addmm_", "bmm", "baddbmm", "mkldnn_linear", "linear"}
@@ -44,7 +44,7 @@ def kind_of(event: Any, base: int) -> str:
 
 
 def multiplications(name: str, shapes: list[list[int]]) -> int:
-    """Of a product of the last two matrices among the inputs; 0 where there are none."""
+    """Of a product, from the shapes of its inputs; 0 where no two of these are matrices."""
     matrices = [shape for shape in shapes if len(shape) >= 2]
     if len(matrices) < 2:
         return 0
@@ -89,7 +89,7 @@ def main() -> None:
     layers = {
         name: adapt(plain_layer(d_in, d_out, dtype)).train()
         for name, adapt in contestants(options.before, **settings).items()
-        if name in (FLOOR, "FFT", "peft LoRA", "peft DoRA") or not name.startswith("published")
+        if not name.startswith("published")
     }
     runs = {name: partial(accumulated, layer, x, dy, times) for name, layer in layers.items()}
     seconds = timing.interleave(runs, options.rounds)

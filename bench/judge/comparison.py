@@ -27,7 +27,7 @@ from bench.judge.intervals import (
     with_examples,
 )
 from bench.judge.measures import Measuring, Pair
-from bench.judge.rates import AS_RUN, ENDED, Candidate, Choice, Goodness, choose
+from bench.judge.rates import AS_RUN, Candidate, Choice, Goodness, choose
 from bench.judge.rows import count
 from bench.judge.settings import Setting, exposure, later, spread
 from bench.judge.verdicts import (
@@ -84,7 +84,7 @@ class Comparison:
 
     def seeds(self) -> list[int]:
         """That all arms ended."""
-        ended = ({cell.seed for cell in arm.cells if cell.status in ENDED} for arm in self.arms)
+        ended = ({cell.seed for cell in arm.cells if cell.ended} for arm in self.arms)
         return sorted(set.intersection(*ended))
 
     def among(self, seeds: frozenset[int]) -> Comparison:

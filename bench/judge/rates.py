@@ -29,7 +29,6 @@ from bench.records.words import format_rate
 
 PROTOCOLS = ("paper", "tuned")
 AS_RUN = "as run"
-ENDED = ("ok", "diverged")
 DRAWS = 2_000  # of the choice, to tell how often another rate would have been chosen
 
 Point = tuple[float | None, Any]  # learning rate, level of what the claim is `over`
@@ -82,7 +81,7 @@ class Candidate:
         count that lacks some of the rates to choose from, as those of a running sweep do.
         """
         ended = {
-            point: {cell.seed for cell in cells if cell.status in ENDED}
+            point: {cell.seed for cell in cells if cell.ended}
             for point, cells in self.reported.items()
         }
         every = set().union(*ended.values())
@@ -290,7 +289,7 @@ def _by_the_others(candidate: Candidate, good: Goodness) -> Choice:
 
 def _values(cells: Sequence[Result], good: Goodness) -> dict[int, float | None]:
     """Of each seed that ended; None for one that diverged where that leaves no number."""
-    found = {cell.seed: (cell, good(cell)) for cell in cells if cell.status in ENDED}
+    found = {cell.seed: (cell, good(cell)) for cell in cells if cell.ended}
     return {s: v for s, (cell, v) in found.items() if v is not None or not cell.ok}
 
 

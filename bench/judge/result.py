@@ -95,6 +95,11 @@ class Result:
     def ok(self) -> bool:
         return self.status == "ok"
 
+    @property
+    def ended(self) -> bool:
+        """Whether it ran until it was through, or its loss was not finite."""
+        return self.status in ("ok", "diverged")
+
     @cached_property
     def same(self) -> dict[str, Any]:
         """Its identity without the seed: equal for cells of one row."""

@@ -51,7 +51,7 @@ def reached(row: Row, wanted: Endpoint) -> list[Reached]:
 
 
 def _measured(row: Row) -> list[Result]:
-    return [c for c in row.cells if LOSS in c.train and c.status in ("ok", "diverged")]
+    return [c for c in row.cells if LOSS in c.train and c.ended]
 
 
 @dataclass(frozen=True)

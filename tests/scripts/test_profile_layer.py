@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from profile_layer import FLOOR, multiplications, profiled
-from time_adapters import contestants, plain_layer, step
+from profile_layer import multiplications, profiled
+from time_adapters import FLOOR, contestants, plain_layer, step
 
 TOKENS, D_IN, D_OUT = 24, 64, 96
 
