@@ -17,10 +17,10 @@ def scaled(metric: Score, value: float) -> float:
 
 
 def unit_label(name: str, metric: Score) -> str:
-    """exact_match -> exact match (%)."""
+    """exact_match -> exact match (%); a unit that the name says already is not said again."""
     words = name.replace("_", " ")
     unit = "%" if metric.unit == "fraction" else metric.unit
-    return words if unit in ("perplexity", "correlation") else f"{words} ({unit})"
+    return words if unit in words else f"{words} ({unit})"
 
 
 def decimals(unit: str) -> int:

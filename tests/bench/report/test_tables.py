@@ -12,11 +12,11 @@ import pytest
 from bench import records, report
 from bench.errors import UserError
 from bench.judge import judging, paper
-from bench.judge.cells import collect
+from bench.judge.cells import Score, collect
 from bench.judge.claims import load as load_claims
 from bench.judge.rows import group
 from bench.records.words import format_rate
-from bench.report import curves, plots, render, tables
+from bench.report import curves, numbers, plots, render, tables
 from tests.bench.report.sheets import fields, sheets
 
 
@@ -45,6 +45,20 @@ def test_table_has_the_papers_form(study: Path) -> None:
         "experiment: table2_uuid",
         "code: 0123456789",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "label"),
+    [
+        ("exact_match", "fraction", "exact match (%)"),
+        ("nll", "nats", "nll (nats)"),
+        ("bits_tempered", "bits", "bits tempered"),
+        ("held_out_bits_per_byte", "bits per byte", "held out bits per byte"),
+        ("held_out_perplexity", "perplexity", "held out perplexity"),
+    ],
+)
+def test_a_unit_is_said_once(name: str, unit: str, label: str) -> None:
+    assert numbers.unit_label(name, Score(1.0, 1, True, unit, None)) == label
 
 
 def test_means_and_spreads(study: Path) -> None:
