@@ -171,8 +171,9 @@ def training_tables(measured: list[Row]) -> list[str]:
 
 def training_table(training: Row) -> list[str]:
     about = training["about"]
+    compiled = ", compiled" if about["compiled"] else ""
     lines = [
-        f"### {about['batch']} x {about['length']} tokens, {about['precision']}",
+        f"### {about['batch']} x {about['length']} tokens, {about['precision']}{compiled}",
         "",
         f"- {about['model']}, AdamW",
         f"- {about['processor']}, {about['threads']} threads, {about['rounds']} rounds",

@@ -170,6 +170,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "start_up.md").write_text("\n".join(lines) + "\n")
 
 

@@ -103,7 +103,7 @@ def main() -> None:
         peaks[name] = timing.peak_bytes(step)
         print(f"{name}: {peaks[name] / 2**30:.2f} GiB", flush=True)
     about = {
-        "model": options.model,
+        "model": " ".join([options.model, *options.set]),
         "batch": options.batch,
         "length": options.length,
         "compiled": options.compile,

@@ -59,7 +59,8 @@ def ratio(seconds: list[float], floor: list[float]) -> Ratio:
     values = sorted(a / b for a, b in zip(seconds, floor, strict=True))
     n = len(values)
     half = 1.96 * math.sqrt(n) / 2
-    low, high = max(int(n / 2 - half), 0), min(math.ceil(n / 2 + half), n - 1)
+    low = max(int(n / 2 - half), 0)
+    high = n - 1 - low
     return Ratio(median(values), values[low], values[high], n)
 
 

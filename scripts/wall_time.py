@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import yaml
 
 from bench import records
 from bench.report.figures import STYLE, save
@@ -39,6 +40,8 @@ def main() -> None:
     for folder, grid in grids.items():
         cells = " | ".join(f"{100 * grid[part]:.1f} %" for part in PARTS)
         lines += [f"| {name(folder)} | {grid['cells']} | {grid['seconds'] / 3600:.1f} | {cells} |"]
+    lines += ["", "The rest: between cells, writing records, starting the workers.", ""]
+    lines += notes(arguments.folders)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = arguments.out / "wall_time.md"
     table.write_text("\n".join(lines) + "\n")
@@ -51,12 +54,20 @@ def name(folder: Path) -> str:
 
 
 def read(folder: Path) -> list[Any]:
-    """The ok records of a folder."""
-    found = (records.read(file, head_only=True) for file in records.find(folder))
-    kept = [record for record in found if record["status"] == "ok"]
-    if not kept:
-        raise SystemExit(f"{folder} holds no record of a cell that ended well")
-    return kept
+    """The records of a folder that came to an end, a cell that was run again by its first run."""
+    found = [records.read(file, head_only=True) for file in records.find(folder)]
+    ended = [record for record in found if record["status"] in ("ok", "diverged")]
+    ended.sort(key=lambda record: record["started"], reverse=True)
+    if not ended:
+        raise SystemExit(f"{folder} holds no record of a cell that came to an end")
+    return list({record["cell"]: record for record in ended}.values())
+
+
+def notes(folders: Iterable[Path]) -> list[str]:
+    """What is said of the seconds of the folders' records, each once."""
+    said = (yaml.safe_load(file.read_text())["times"]
+            for folder in folders if (file := folder / "notes.yaml").is_file())  # fmt: skip
+    return [f"- Of some of them: {words}." for words in dict.fromkeys(said)]
 
 
 def shares(cells: Iterable[Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tasks.checks import MAX_SEED, whole
@@ -40,6 +40,7 @@ class Task(ABC):
     forgetting_limit: texts or questions of each part; None: all.
     revisions: pins sets of tasks.sets, each to a commit, tag or branch of its hub repository; None:
     as tasks.sets says.
+    trained: parts of what may be forgotten whose texts the task trains on; for subclasses to give.
 
     Raises TaskError for a setting out of its range, before anything is computed.
     """
@@ -55,6 +56,7 @@ class Task(ABC):
         forgetting: Sequence[str] | str = (),
         forgetting_limit: int | None = None,
         revisions: Mapping[str, str] | None = None,
+        trained: Collection[str] = (),
     ) -> None:
         whole("seed", seed, 0, MAX_SEED)
         self.revisions = dict(revisions or {})
@@ -65,7 +67,11 @@ class Task(ABC):
         self.seed = seed
         self.data_dir = data_dir
         self.forgetting = Forgetting(
-            forgetting, data_dir=data_dir, limit=forgetting_limit, revisions=self.revisions
+            forgetting,
+            data_dir=data_dir,
+            limit=forgetting_limit,
+            revisions=self.revisions,
+            trained=trained,
         )
 
     def prepare(self) -> None:

@@ -11,7 +11,7 @@ With a limit, the texts are few enough to be scored along the run too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,9 @@ CHARACTERS_WITH_LIMIT = 1000
 class Forgetting:
     """The chosen parts: names of PARTS, or `auto` for those of AUTO that are at hand.
 
-    `auto` falls back on pydoc_topics where no general text is at hand.
+    `auto` falls back on pydoc_topics where no general text is at hand, or on docstrings where the
+    task trains on those topics. trained: parts whose texts the task trains on; of such a text
+    training would look like the opposite of forgetting, so naming one raises TaskError.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Forgetting:
         data_dir: str | None,
         limit: int | None,
         revisions: Mapping[str, str] | None = None,
+        trained: Collection[str] = (),
     ) -> None:
         names = [parts] if isinstance(parts, str) else list(parts)
         unknown = [name for name in names if name not in (*PARTS, "auto")]
@@ -62,11 +65,17 @@ class Forgetting:
             )
         if "auto" in names and len(names) > 1:
             raise TaskError("task.forgetting: 'auto' stands alone, or name the parts")
+        if learned := [name for name in names if name in trained]:
+            raise TaskError(
+                f"task.forgetting names {', '.join(learned)}, which this task trains on: it "
+                "would be learned, not forgotten; take docstrings, or auto for what is at hand"
+            )
         checks.limit("task.forgetting_limit", limit)
         self.names = names
         self.data_dir = data_dir
         self.limit = limit
         self.revisions = revisions
+        self.fallback = "docstrings" if "pydoc_topics" in trained else "pydoc_topics"
         self._resolved: list[str] | None = None
 
     def prepare(self) -> None:
@@ -109,7 +118,7 @@ class Forgetting:
             return self.names
         if self._resolved is None:
             found = [name for name in AUTO if all(self._at_hand(*s) for s in self._sets(name))]
-            text = [] if "wikitext2" in found else ["pydoc_topics"]
+            text = [] if "wikitext2" in found else [self.fallback]
             self._resolved = text + found
         return self._resolved
 

@@ -189,12 +189,22 @@ def ask(
 
 
 def metrics(name: str, task: str, results: Mapping[str, Any]) -> dict[str, Metric]:
-    """Our metrics from lm-eval's results of one task, per-question values included."""
+    """Our metrics from lm-eval's results of one task, per-question values included.
+
+    In the order of the task file, whose first metric is the benchmark's own.
+    """
     samples: list[dict[str, Any]] = results["samples"][task]
     better: dict[str, bool] = results["higher_is_better"][task]
     output = results["configs"][task]["output_type"]
     found: dict[str, Metric] = {}
-    for key, value in results["results"][task].items():
+    listed = [each["metric"] for each in results["configs"][task].get("metric_list", [])]
+
+    def place(key: str) -> int:
+        metric = key.partition(",")[0]
+        return listed.index(metric) if metric in listed else len(listed)
+
+    for key in sorted(results["results"][task], key=place):
+        value = results["results"][task][key]
         metric, _, filter_name = key.partition(",")
         if not filter_name or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue

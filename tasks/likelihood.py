@@ -175,7 +175,7 @@ class TextScorer(Scorer):
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
         """A metric a unit: `<name>_bits_per_byte`, `<name>_perplexity`."""
-        # Without BOS the first token follows EOS, the end of a text before it, as in packing.
+        # Without BOS the first token follows EOS, as if another text had ended before this one.
         prefix = (bos(tokenizer) or [tokenizer.eos_token_id or 0])[0]
         every = encode_all(tokenizer, self.texts)
         pieces = [windows(ids, prefix, self.window) for ids in every]

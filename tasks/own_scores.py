@@ -14,7 +14,7 @@ from tasks.metrics import Answer, Metric, Scorer
 from tasks.prompts import metamath_eval_prompt
 from tasks.tokens import bos, encode, split_encode
 
-ANSWER_TOKENS = 400  # as the task files for GSM8K allow
+ANSWER_TOKENS = 400  # GSM8K's task files allow 512, or lm-eval's usual 256
 
 
 class AnswerScorer(Scorer):
@@ -58,7 +58,7 @@ class AnswerScorer(Scorer):
 class ResponseScorer(Scorer):
     """How well the last response of each conversation is foretold from what comes before it.
 
-    items: (text before, response with what ends it).
+    items: (text before, response without what ends it).
     """
 
     def __init__(self, name: str, items: Sequence[tuple[str, str]]) -> None:

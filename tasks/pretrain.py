@@ -52,7 +52,7 @@ class PretrainTask(Task):
         mask: str = "documents",
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(trained=["c4_sample"] if corpus == "c4_sample" else [], **shared)
         choice("task.corpus", corpus, ("c4", "c4_sample", "docs"))
         whole("task.shards", shards, 1, C4_SHARDS)
         whole("task.block", block, 2, MAX_BLOCK)

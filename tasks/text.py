@@ -25,6 +25,9 @@ from tasks.packing import packed_dataset
 if TYPE_CHECKING:
     import datasets
 
+# What a corpus holds of the texts that tell of forgetting: Python's library carries its topics.
+TRAINED = {"topics": ("pydoc_topics",), "python_source": ("pydoc_topics",)}
+
 
 class TextTask(Task):
     """corpus: a name of tasks.corpora.
@@ -45,7 +48,7 @@ class TextTask(Task):
         held_out_characters: int | None = 2000,
         **shared: Unpack[Shared],
     ) -> None:
-        super().__init__(**shared)
+        super().__init__(trained=TRAINED.get(corpus, ()), **shared)
         if corpus not in CORPORA:
             raise TaskError(f"task.corpus is {corpus!r}; take one of {', '.join(CORPORA)}")
         whole("task.block", block, 2, MAX_BLOCK)

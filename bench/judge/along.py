@@ -12,6 +12,7 @@ import numpy as np
 from bench.judge.cells import Array, Result
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate
+from bench.records.curves import first_below
 
 _COUNT = {"steps": "step", "tokens": "tokens", "seconds": "seconds"}
 
@@ -29,18 +30,6 @@ def loss_of(cell: Result, endpoint: Endpoint) -> str:
     return endpoint.loss if endpoint.loss in cell.train else "loss"
 
 
-def smoothed(steps: Array, losses: Array, window: int) -> Array:
-    """At each point the mean over the last `window` steps; NaN before so many have passed."""
-    known = np.where(np.isfinite(losses), losses, np.inf)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(np.isinf(known), 0.0, known))])
-    lost = np.concatenate([[0], np.cumsum(np.isinf(known))])
-    end = np.arange(1, len(steps) + 1)
-    start = np.searchsorted(steps, steps - window, side="right")
-    means = (sums[end] - sums[start]) / (end - start)
-    full = steps - steps[0] + 1 >= window
-    return np.where(full & (lost[end] == lost[start]), means, np.nan)
-
-
 def to_target(cell: Result, endpoint: Endpoint, judged: float | None = None) -> Reached:
     """Steps (tokens, seconds) until the smoothed loss is below the target.
 
@@ -56,11 +45,10 @@ def to_target(cell: Result, endpoint: Endpoint, judged: float | None = None) -> 
     losses, counts = cell.train.get(loss_of(cell, endpoint)), cell.train.get(key)
     if losses is None or counts is None or not len(losses):
         return Reached(None)
-    means = smoothed(cell.train["step"], losses, endpoint.window)
     target = endpoint.judged if judged is None else judged
-    below = np.flatnonzero(means < target)
-    if len(below):
-        return Reached(float(counts[below[0]]))
+    place = first_below(cell.train["step"], losses, endpoint.window, target)
+    if place is not None:
+        return Reached(float(counts[place]))
     return Reached(last(cell, endpoint), censored=True)
 
 

@@ -40,6 +40,11 @@ class Row:
         return [cell for cell in self.cells if cell.ok]
 
     @property
+    def diverged(self) -> int:
+        """Seeds whose loss was not finite; means are over the others."""
+        return sum(cell.status == "diverged" for cell in self.cells)
+
+    @property
     def name(self) -> str:
         """As the tables have it: the method and what is special about this one."""
         return f"{self.label} ({self.variant})" if self.variant else self.label

@@ -25,9 +25,8 @@ from bench.judge.rates import AS_RUN, Candidate
 from bench.judge.rows import Row, Section, count
 from bench.judge.settings import Setting, exposure
 from bench.judge.verdicts import HOLDS, REVERSED, Judgement
+from bench.records.curves import LOSS, TARGET
 
-LOSS = "value_loss"
-TARGET = 1.0  # nats a token, where the records name none
 NAMED = 6  # pairs of rows; more are counted
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from bench import records
 from bench.judge.cells import Collection, Result
 from bench.judge.foreign import NEEDED
+from bench.judge.rows import Section, group
 
 
 def write(found: Collection, folder: Path) -> list[Path]:
@@ -39,29 +41,43 @@ def write(found: Collection, folder: Path) -> list[Path]:
 
 
 def as_table(cells: Sequence[Result]) -> str:
-    """Cells that ran to their end; the setting is task, model and scale."""
+    """Cells that ran to their end, told apart by method and setting as the report's tables do."""
     out = io.StringIO()
     columns = [*NEEDED, "steps", "setting", "budget", "unit", "better"]
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    for cell in cells:
+    for cell, method, setting in _arms(group(cells)):
         for name, metric in cell.metrics.items() if cell.ok else ():
             writer.writerow({
-                "method": _method(cell),
+                "method": method,
                 "rank": "" if cell.rank is None else cell.rank,
                 "learning_rate": "" if cell.learning_rate is None else cell.learning_rate,
                 "seed": cell.seed,
                 "metric": name,
                 "value": metric.value,
                 "steps": cell.settings.get("trainer.max_steps", ""),
-                "setting": " ".join(filter(None, [
-                    cell.task, cell.model, cell.scale,
-                    "" if cell.split == "reported" else cell.split])),
+                "setting": setting,
                 "budget": "" if cell.trainable is None else cell.trainable,
                 "unit": metric.unit,
                 "better": "higher" if metric.higher_is_better else "lower",
             })  # fmt: skip
     return out.getvalue()
+
+
+def _arms(sections: Sequence[Section]) -> Iterator[tuple[Result, str, str]]:
+    """Each cell, with the names of its arm and of its setting: no two of either share one."""
+    named: Counter[str] = Counter()
+    for section in sections:
+        split = "" if section.split == "reported" else section.split
+        words = [section.task, section.model, section.scale, split, section.detail]
+        setting = " ".join(filter(None, words))
+        named[setting] += 1
+        if named[setting] > 1:  # what sets it apart is too long to say
+            setting += f" ({named[setting]})"
+        for row in section.rows:
+            variant = f"{row.method} ({row.variant})"
+            for cell in row.cells:
+                yield cell, variant if row.variant else _method(cell), setting
 
 
 def _method(cell: Result) -> str:

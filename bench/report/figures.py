@@ -32,7 +32,7 @@ from bench.report.looks import Look
 STYLE = Path(__file__).with_name("style.mplstyle")
 ROWS_DRAWN = 24  # more rows than these are no figure any more
 ROWS_WITH_BAND = 6
-ENTRIES = 6  # of a legend; two more say what line and band are, and the chance level
+ENTRIES = 6  # of a legend, methods aside; two more say what line and band are, and the chance level
 
 
 def literal(words: str) -> str:
@@ -60,12 +60,13 @@ def drawable(section: Section, metric: str | None) -> tuple[list[Row], str]:
     )
 
 
-def _ended(row: Row, section: Section, metric: str | None) -> float:
+def _ended(row: Row, section: Section, metric: str | None) -> tuple[bool, float]:
+    """More is better: a row of which a seed diverged is below all of which none did."""
     values = row.values(metric) if metric else []
     if not values or metric is None:
-        return -np.inf
+        return False, -np.inf
     sign = 1 if section.metrics[metric].higher_is_better else -1
-    return sign * float(np.mean(values))
+    return not row.diverged, sign * float(np.mean(values))
 
 
 # ---------------------------------------------------------------------------- curves
@@ -79,7 +80,7 @@ class Curve:
     mean: Array
     low: Array
     high: Array
-    broke_off: bool  # no seed came to the end; drawn up to where the first one diverged
+    broke_off: bool  # a seed diverged; where none came to the end, drawn up to the first that did
 
 
 def curve(row: Row, part: str, x: str, y: str) -> Curve | None:
@@ -93,7 +94,7 @@ def curve(row: Row, part: str, x: str, y: str) -> Curve | None:
     if not len(steps):
         return None
     xs, ys = (np.array([np.interp(steps, d[0], d[i]) for d in data]) for i in (1, 2))
-    return Curve(xs.mean(0), ys.mean(0), ys.min(0), ys.max(0), broke_off=not row.ok)
+    return Curve(xs.mean(0), ys.mean(0), ys.min(0), ys.max(0), broke_off=row.diverged > 0)
 
 
 def _shared(data: Sequence[tuple[Array, Array, Array]]) -> Array:
@@ -195,6 +196,7 @@ def heading(section: Section, note: str) -> str:
 def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]:
     """What a legend names: each row, or where these are many, each method and rank, or method.
 
+    Methods are named however many there are: a line that is drawn must not be left without a name.
     Rows of one entry grow lighter from the first to the last.
     """
     for name in (lambda r: r.full_name, lambda r: r.name_and_rank, lambda r: r.label):
@@ -204,11 +206,17 @@ def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]
         if len(groups) <= ENTRIES:
             break
     made = []
-    for label, places in list(groups.items())[:ENTRIES]:
+    for label, places in groups.items():
         more = _several([rows[i] for i in places]) if len(places) > 1 else ""
-        lost = " (diverged)" * (not more and all(not rows[i].ok for i in places))
-        made.append((styles[places[0]], literal(label) + more + lost))
+        made.append((styles[places[0]], literal(label) + (more or _lost(rows[places[0]]))))
     return made
+
+
+def _lost(row: Row) -> str:
+    """How many seeds diverged."""
+    if not row.diverged or not row.ok:
+        return "" if row.ok else " (diverged)"
+    return f" ({row.diverged} of {len(row.cells)} diverged)"
 
 
 def _several(rows: Sequence[Row]) -> str:
@@ -230,6 +238,7 @@ def lines_are(rows: Sequence[Row], *, bands: bool = True) -> str:
     """What a line is, and the band around it where there is one."""
     seeds = max((len(row.ok) for row in rows), default=0)
     words = "line: mean over seeds" if seeds > 1 else "one seed"
+    words += "; cross: a seed diverged" * any(row.diverged and row.ok for row in rows)
     banded = bands and seeds > 1 and len(rows) <= ROWS_WITH_BAND
     return words + "; band: their range" * banded
 

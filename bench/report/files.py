@@ -196,6 +196,8 @@ def _claims(report: Report) -> dict[str, str]:
     parts = ["\n\n".join(map(render.escape_markdown, wording.headlines(report.judgements))) + "\n"]
     if picture:
         parts.append("![Effects with their intervals, a panel a unit](forest.svg)\n")
+        if left_out := forest.left_out(report.judgements):
+            parts.append(f"{left_out}.\n")
     parts.append(render.markdown(table))
     if gaps.trends(report.judgements):
         parts.append(f"![Gaps between arms against the distance of the task]({GAPS}.svg)\n")

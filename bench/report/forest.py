@@ -1,4 +1,4 @@
-"""The forest plot: every comparison's effect in one picture, a panel a unit. Plain SVG.
+"""The forest plot: the comparisons' effects in one picture, a panel a unit. Plain SVG.
 
 683 pixels wide, so that it fits a narrow screen at its own size and print; the words are text. A
 row: label, interval and mean, the single seeds as dots, the margin shaded, the paper's effect as a
@@ -80,8 +80,8 @@ class Scale:
 
 
 def drawn(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The comparisons that the plot shows: primary ones first, not those at the paper's rates
-    where the tuned ones are there."""
+    """The comparisons in the order of the plot, which takes the first ROWS_DRAWN: primary ones
+    first, not those at the paper's rates where the tuned ones are there."""
     judged = [j for j in judgements if j.effect is not None]
     tuned = {(j.claim.id, j.setting, *_names(j)) for j in judged if j.protocol != "paper"}
     shown = [
@@ -89,8 +89,15 @@ def drawn(judgements: Sequence[Judgement]) -> list[Judgement]:
         if j.protocol != "paper" or (j.claim.id, j.setting, *_names(j)) not in tuned
     ]  # fmt: skip
     # What was decided comes before what can't be told.
-    rank = sorted(shown, key=lambda j: (not j.primary, _rank(j.verdict), not j.claim.ratio))
-    return rank[:ROWS_DRAWN]
+    return sorted(shown, key=lambda j: (not j.primary, _rank(j.verdict), not j.claim.ratio))
+
+
+def left_out(judgements: Sequence[Judgement]) -> str:
+    """Says how many of the comparisons are drawn, where not all are; else it is empty."""
+    rows = len(drawn(judgements))
+    if rows <= ROWS_DRAWN:
+        return ""
+    return f"{ROWS_DRAWN} of {rows} comparisons are drawn; the table has all of them"
 
 
 def _rank(verdict: str) -> int:
@@ -104,7 +111,7 @@ def _names(judgement: Judgement) -> tuple[str, ...]:
 def svg(judgements: Sequence[Judgement], *, inline: bool = False) -> str:
     """The plot; empty where nothing has numbers. inline: rows are links into the page."""
     places = {id(j): i for i, j in enumerate(judgements)}
-    shown = drawn(judgements)
+    shown = drawn(judgements)[:ROWS_DRAWN]
     if not shown:
         return ""
     names = _second_lines(shown)

@@ -70,6 +70,8 @@ def _answer(report: Report) -> str:
             "diamond: the paper; hollow: nothing could have shown, or rates unsettled. "
             "Click a row for what is behind it."
         )
+        if left_out := forest.left_out(report.judgements):
+            caption += f" {left_out}."
         lines.append(f'<figure>{picture}<figcaption class="pale">{caption}</figcaption></figure>')
     return "\n".join(lines)
 

@@ -48,19 +48,20 @@ class Series:
 
     @cached_property
     def arms(self) -> dict[str, dict[int, Row]]:
-        """Of each arm, by number, the row whose rate ended best by the mean."""
+        """Of each arm, by number, the row whose rate ended best by the mean; one at which a seed
+        diverged only where all rates have such a seed."""
         sign = 1 if self.largest.metrics[self.metric].higher_is_better else -1
+
+        def rank(row: Row) -> tuple[bool, float]:
+            return not row.diverged, sign * float(np.mean(row.values(self.metric)))
+
         found: dict[str, dict[int, Row]] = {}
         for number, section in self.sections.items():
             for row in section.rows:
-                values = row.values(self.metric)
-                if not values:
+                if not row.values(self.metric):
                     continue
                 arm = found.setdefault(row.name_and_rank, {})
-                best = arm.get(number)
-                if best is None or sign * np.mean(values) > sign * np.mean(
-                    best.values(self.metric)
-                ):
+                if number not in arm or rank(row) > rank(arm[number]):
                     arm[number] = row
         return {name: by for name, by in found.items() if len(by) >= LEAST}
 
@@ -121,9 +122,7 @@ def _table(series: Series) -> Table:
     for name, by in series.arms.items():
         first = next(iter(by.values()))
         row = [Value(name), Value(f"{first.trainable:,}" if first.trainable else DASH)]
-        for number in series.sections:
-            values = by[number].values(series.metric) if number in by else []
-            row.append(Value(_mean(series, values)))
+        row += [Value(_mean(series, by[n]) if n in by else DASH) for n in series.sections]
         if series.in_bits:
             row.append(Value(_most(series, by)))
         rows.append(row)
@@ -133,13 +132,12 @@ def _table(series: Series) -> Table:
     return Table(title, sheet, columns, rows, notes)
 
 
-def _mean(series: Series, values: Sequence[float]) -> str:
-    if not values:
-        return DASH
-    mean = scaled(series.largest.metrics[series.metric], float(np.mean(values)))
-    if series.in_bits:
-        return _bits(mean)
-    return format_number(mean, series.largest.metrics[series.metric].unit)
+def _mean(series: Series, row: Row) -> str:
+    """The mean over the seeds that came to the end, and how many did where some diverged."""
+    metric = series.largest.metrics[series.metric]
+    mean = scaled(metric, float(np.mean(row.values(series.metric))))
+    text = _bits(mean) if series.in_bits else format_number(mean, metric.unit)
+    return text + (f" ({len(row.ok)} of {len(row.cells)} seeds)" if row.diverged else "")
 
 
 def _bits(value: float | None) -> str:

@@ -123,9 +123,8 @@ def _along(section: Section, main: str | None) -> Part:
     part: Part = []
     for step in steps:
         values = [at_step(row, main, step) for row in section.rows]
-        part.append(
-            (Column(str(step), f"{unit_label(main, metric)} at step"), _marked(values, metric))
-        )
+        column = Column(str(step), f"{unit_label(main, metric)} at step")
+        part.append((column, _marked(section, values, metric)))
     return _with_first(section, part, None)
 
 
@@ -155,7 +154,7 @@ def _final(section: Section, main: str | None) -> Part:
     befores: list[Value] = []
     for name in columns_shown(section, main):
         metric = section.metrics[name]
-        values = _marked([row.values(name) for row in section.rows], metric)
+        values = _marked(section, [row.values(name) for row in section.rows], metric)
         heading = unit_label(name, metric).replace(" (", "\n(")
         part.append((Column(f"final {heading}" if name == main else heading), values))
         before = [c.before[name].value for c in section.cells if name in c.before]
@@ -197,7 +196,7 @@ def _forgetting(section: Section) -> Part:
         return []
     metric = Score(0.0, 1, False, "fraction", None)
     values = [[c.forgetting for c in row.ok if c.forgetting is not None] for row in section.rows]
-    part: Part = [(Column("forgotten\n(% of before)"), _marked(values, metric))]
+    part: Part = [(Column("forgotten\n(% of before)"), _marked(section, values, metric))]
     return _with_first(section, part, None)
 
 
@@ -239,9 +238,19 @@ def _with_first(section: Section, part: Part, first: list[Value] | None) -> Part
     return [(column, [value, *values]) for (column, values), value in zip(part, first, strict=True)]
 
 
-def _marked(values: list[list[float]], metric: Score) -> list[Value]:
-    """Values with the best and the second best marked; what prints alike is marked alike."""
-    return _ranked([with_spread(v, metric) for v in values], metric.higher_is_better)
+def _marked(section: Section, values: list[list[float]], metric: Score) -> list[Value]:
+    """The rows' values, best and second best marked; what prints alike is marked alike.
+
+    Who diverged has a mean of the seeds that did not, which is no rank.
+    """
+    ranked = _ranked(
+        [DASH if row.diverged else with_spread(v, metric)
+         for row, v in zip(section.rows, values, strict=True)],
+        metric.higher_is_better,
+    )  # fmt: skip
+    return [
+        Value(with_spread(v, metric), value.mark) for v, value in zip(values, ranked, strict=True)
+    ]
 
 
 def _ranked(texts: Sequence[str], higher_is_better: bool) -> list[Value]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scripts.timing import crossing, interleave
+from scripts.timing import crossing, interleave, ratio
 
 
 @pytest.mark.parametrize("guess", [16, 40, 250, 301, 5000, 10**6])
@@ -41,3 +41,11 @@ def test_a_run_that_is_stopped_has_told_the_rounds_before() -> None:
         )
     assert order == ["a", "b", "b", "a", "a", "b", "b"]
     assert told == [{"a": 1, "b": 1}, {"a": 2, "b": 2}]
+
+
+def test_the_interval_of_a_median_lies_evenly() -> None:
+    """Of nine rounds the second and the eighth: 96 % (a binomial of 9 tosses)."""
+    found = ratio([float(i) for i in range(1, 10)], [1.0] * 9)
+    assert (found.median, found.low, found.high) == (5.0, 2.0, 8.0)
+    few = ratio([3.0, 1.0, 2.0], [1.0] * 3)
+    assert (few.low, few.high) == (1.0, 3.0)

@@ -52,10 +52,16 @@ def test_the_command_writes_a_table_and_a_figure(tmp_path: Path, root: Path) -> 
     for seed in (1, 2):
         record = make_record(seed=seed)
         (tmp_path / "grid" / f"{record['cell']}.json").write_text(json.dumps(record))
+    again = make_record(seed=2, started="2030-01-01T00:00:00+00:00")
+    (tmp_path / "grid" / "again").mkdir()
+    (tmp_path / "grid" / "again" / f"{again['cell']}.json").write_text(json.dumps(again))
+    (tmp_path / "grid" / "notes.yaml").write_text("times: some were halted\n")
     done = subprocess.run(
         [sys.executable, "scripts/wall_time.py", tmp_path / "grid", "--out", tmp_path],
         cwd=root, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "| grid | 2 |" in (tmp_path / "wall_time.md").read_text()
+    told = (tmp_path / "wall_time.md").read_text()
+    assert "| grid | 2 |" in told
+    assert "- Of some of them: some were halted." in told
     for suffix in ("md", "svg", "png"):
         assert str(tmp_path / f"wall_time.{suffix}") in done.stdout

@@ -22,6 +22,7 @@ from tasks.adaptllm_scores import (
     weighted_f1,
     whole_entities,
 )
+from tasks.errors import TaskError
 from tasks.scores import SCORES, scorer
 from tasks.sets import SETS
 from tests.tasks.toys import Prefers
@@ -272,3 +273,14 @@ def test_every_measure_is_one_of_a_benchmark_and_reads_its_columns() -> None:
     for measure, source in used.items():
         assert ("options" in source.columns) == MEASURES[measure].chosen
         assert str(source.hub_id).startswith("AdaptLLM/")
+
+
+def test_a_row_with_two_of_one_type_is_rehearsed(tmp_path: Path) -> None:
+    """AdaptLLM's f1 gives its right answer 3/4; what else is wrong with a row is still refused."""
+    folder = write(tmp_path, "ner", [{"input": "Who?", "label": "Ann (person), Bob (person)"}])
+    one = scorer("ner", limit=None, data_dir=folder)
+    assert one.rehearse() == one.answer()
+    (tmp_path / "other").mkdir()
+    folder = write(tmp_path / "other", "ner", [{"input": "Who?", "label": "Ann and Bob"}])
+    with pytest.raises(TaskError, match="gets extracted 0"):
+        scorer("ner", limit=None, data_dir=folder).rehearse()

@@ -9,6 +9,8 @@ import pytest
 
 from tasks import TaskError
 from tasks.forgetting import Forgetting, articles, pydoc_topics
+from tasks.pretrain import PretrainTask
+from tasks.text import TextTask
 from tasks.uuid import UuidTask
 
 
@@ -48,6 +50,25 @@ def test_auto_takes_what_is_at_hand(tmp_path: Path) -> None:
     part = Forgetting("auto", data_dir=str(tmp_path), limit=1)
     part.prepare()
     assert [scorer.name for scorer in part.scorers()] == ["pydoc_topics"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "title"), [("topics", "assignment"), ("python_source", "pydoc_data/topics.py")]
+)
+def test_what_is_trained_on_is_not_what_is_forgotten(
+    tmp_path: Path, corpus: str, title: str
+) -> None:
+    """Python's library carries the help topics: training on it is learning them."""
+    task = TextTask(corpus, forgetting="auto", forgetting_limit=2, data_dir=str(tmp_path))
+    assert title in {text.title for text in task.train}
+    assert [scorer.name for scorer in task.forgetting_scorers()] == ["docstrings"]
+    with pytest.raises(TaskError, match="pydoc_topics, which this task trains on"):
+        TextTask(corpus, forgetting=["docstrings", "pydoc_topics"])
+
+
+def test_a_sample_is_not_trained_on_and_forgotten() -> None:
+    with pytest.raises(TaskError, match="c4_sample, which this task trains on"):
+        PretrainTask("c4_sample", forgetting=["c4_sample"])
 
 
 def test_auto_does_not_pass_over_a_broken_file(tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_a_perfect_model_scores_1_and_a_constant_one_the_base_rate(name: str, fo
         assert all(metric.value == 0.0 for metric in constant.values())
 
 
+def test_the_benchmarks_own_metric_comes_first(folder: str) -> None:
+    """lm-eval puts accuracy first; FPB is told by its F1, and averages take the first."""
+    known = Known(load_task("mora_phrasebank", folder), right=True)
+    found = metrics("x", "mora_phrasebank", ask(known, "mora_phrasebank", data_dir=folder))
+    assert [*found] == ["x_f1", "x_acc"]
+
+
 def test_every_score_names_a_task_file_and_its_sets() -> None:
     assert {score.task for score in SCORES.values() if not score.adaptllm} == set(NAMES)
     for name, score in SCORES.items():

@@ -15,6 +15,7 @@ from bench import records, report
 from bench.errors import UserError
 from bench.judge import foreign
 from bench.judge.cells import collect
+from bench.judge.rows import group
 from bench.report import export
 from bench.report.__main__ import main
 
@@ -154,3 +155,17 @@ def test_pefts_stored_results_support_no_verdict(data_dir: Path) -> None:
 
 def test_records_are_no_foreign_results(study: Path, make: Callable[..., records.Record]) -> None:
     assert foreign.supports(collect(study)) == ""
+
+
+def test_settings_and_arms_stay_apart_in_our_table(tmp_path: Path, make) -> None:
+    """Two numbers of pairs, and two ways to group one operator, are not one arm of more seeds."""
+    for i, (pairs, groups) in enumerate([(32, "strided"), (32, "contiguous"), (64, "strided")]):
+        settings = {"operator": "sharing", "input_groups": groups}
+        for seed in (1, 2):
+            cell = f"{10 * i + seed:016x}"
+            known = make(seed=seed, pairs=pairs, settings=settings, cell=cell)
+            records.write(known, tmp_path / "runs")
+    export.write(collect(tmp_path / "runs"), tmp_path)
+    sections = group(foreign.table(tmp_path / "cells.csv").cells)
+    assert sorted(len(s.rows) for s in sections) == [1, 2]
+    assert all([cell.seed for cell in row.cells] == [1, 2] for s in sections for row in s.rows)

@@ -239,6 +239,32 @@ def test_load_has_a_row_a_cell(tmp_path: Path) -> None:
         records.load(tmp_path / "empty")
 
 
+def test_load_takes_of_a_cell_that_was_run_again_the_first_to_have_started(
+    tmp_path: Path,
+) -> None:
+    """As the tables do, wherever the files lie."""
+    first = make(seed=2, started="2026-01-01T00:00:00+00:00", experiment="first")
+    records.write(first, tmp_path / "z")
+    records.write(make(seed=2, started="2026-01-02T00:00:00+00:00"), tmp_path / "again")
+    assert records.load(tmp_path)["experiment"].tolist() == ["first"]
+
+
+def test_load_tells_bits_a_parameter_and_steps_to_the_target(tmp_path: Path) -> None:
+    """The mean of 8 steps is below 2 nats at step 12: (4 * 3 + 4 * 0.9) / 8 = 1.95."""
+    train = [{"step": s, "loss": 9.0, "value_loss": 3.0 if s < 9 else 0.9} for s in range(1, 21)]
+    metric = {
+        "value": 32.0, "n": 4, "higher_is_better": True, "unit": "bits", "chance": 0.0,
+    }  # fmt: skip
+    known = make(curves={"train": train, "scores": []}, metrics={"bits_tempered": metric})
+    known["config"] = {**known["config"], "analysis": {"target_loss": 2.0}}
+    records.write(known, tmp_path)
+    records.write(make("a" * 16, seed=9), tmp_path)
+    frame = records.load(tmp_path).set_index("cell")
+    assert frame.loc[known["cell"], "bits_per_parameter"] == 32 / 64
+    assert frame.loc[known["cell"], "steps_to_target"] == 12
+    assert frame.loc["a" * 16, ["bits_per_parameter", "steps_to_target"]].isna().all()
+
+
 def test_ten_thousand_records_load_quickly(tmp_path: Path) -> None:
     """10,000 records of 12 KB in under 10 s (twice that allowed here: machines differ)."""
     point = {"loss": 1.2345678, "learning_rate": 1e-3, "grad_norm": 0.987654, "seconds": 12.5}

@@ -75,3 +75,9 @@ def test_ticks_are_told_apart() -> None:
     for middle in (1e-5, 1e-3, 0.1, 3.0):
         said = [t for t in texts(judged(middle, middle / 10)) if re.fullmatch(r"[+-][\d.e-]+|0", t)]
         assert len(said) >= 3 and len(set(said)) == len(said)
+
+
+def test_what_is_left_out_is_said() -> None:
+    many = [judged(0.1 + i / 1000) for i in range(forest.ROWS_DRAWN + 2)]
+    assert forest.left_out(many).startswith("40 of 42 comparisons are drawn")
+    assert forest.left_out(many[:-2]) == ""

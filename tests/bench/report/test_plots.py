@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from bench import records
+from bench import records, report
 from bench.judge.cells import collect
 from bench.judge.rows import Section, group
 from bench.report import figures, plots
+from bench.report.looks import looks
 
 
 def spectrum(values: list[float]) -> dict[str, Any]:
@@ -135,3 +136,30 @@ def test_seeds_scored_at_other_steps_have_one_curve_to_the_end(tmp_path: Path, m
 def test_pareto(higher: tuple[bool, bool], front: list[tuple[int, int]]) -> None:
     points = [(1, 5), (2, 4), (2, 3), (4, 2), (3, 2), (1, 1)]
     assert plots.pareto(points, higher=higher) == front
+
+
+def test_a_legend_names_every_method(tmp_path: Path, make) -> None:
+    """However many there are; MoRA is the seventh."""
+    methods = ("fft", "lora", "lora_plus", "relora", "asylora", "dora", "mora")
+    for method in methods:
+        for rank in (8, 16):
+            records.write(make(method, None if method == "fft" else rank), tmp_path)
+    section = group(report.collect(tmp_path).cells)[0]
+    said = [label for _, label in figures.named(section.rows, looks(section.rows))]
+    assert len(said) == len(methods)
+    assert said[-1].startswith("MoRA")
+
+
+def test_a_line_of_fewer_seeds_says_so(tmp_path: Path, make) -> None:
+    """The mean is over those that came to the end; a cross and the legend tell of the other."""
+    train = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": None}]
+    lost = {"status": "diverged", "reason": "not finite", "metrics": {}}
+    for seed in (1, 2, 3):
+        record = make(seed=seed)
+        curves = {"curves": {"train": train, "scores": []}}
+        records.write(record | lost | curves if seed == 3 else record, tmp_path)
+    (row,) = group(report.collect(tmp_path).cells)[0].rows
+    found = figures.curve(row, "train", "step", "loss")
+    assert found is not None and found.broke_off and found.x[-1] == 60
+    ((_, label),) = figures.named([row], looks([row]))
+    assert label.endswith("(1 of 3 diverged)")

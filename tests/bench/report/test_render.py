@@ -60,3 +60,9 @@ def test_latex_is_well_formed(study: Path) -> None:
     spans = [int(n) for n in re.findall(r"multicolumn\{(\d+)\}", heads[0])]
     assert heads[0].count("&") + sum(spans) - len(spans) == columns - 1
     assert r"\textbf{97.1 $\pm$ 0.2}" in latex
+
+
+def test_latex_has_no_letter_that_needs_a_package() -> None:
+    words = "≥ 3 × 2 ± 1 – a_b → 5 %"
+    table = render.Table("≤ 1", [words], [render.Column(words)], [[render.Value(words)]], [words])
+    assert render.latex(table).isascii()

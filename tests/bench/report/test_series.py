@@ -95,3 +95,18 @@ def test_only_the_largest_of_a_series_has_figures_of_its_own(
     assert {name.split("-")[3] for name in drawn - {"facts-facts-series.svg"}} == {"facts_64"}
     written = (tmp_path / "out" / "table.md").read_text()
     assert "by facts" in written and "(facts-facts-series.svg)" in written
+
+
+def test_a_rate_at_which_a_seed_diverged_is_not_the_best(tmp_path: Path, make) -> None:
+    """The one seed of three that came to the end has most bits; the others count too."""
+    for number in (32, 64, 128):
+        for seed in (1, 2, 3):
+            records.write(facts(make, 100.0, number, method="lora", seed=seed), tmp_path)
+            lucky = facts(make, 120.0, number, method="lora", seed=seed, rate=1e-1)
+            lost = {"status": "diverged", "reason": "not finite", "metrics": {}}
+            records.write(lucky if seed == 1 else lucky | lost, tmp_path)
+            records.write(facts(make, 50.0, number, seed=seed) | (lost if seed > 1 else {}),
+                          tmp_path)  # fmt: skip
+    rows = table(tmp_path)
+    assert rows["LoRA r=8"][1:4] == ["100"] * 3
+    assert rows["MoRA r=8"][1:4] == ["50 (1 of 3 seeds)"] * 3
