@@ -62,7 +62,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    kinds = {".py", ".yaml", ".mplstyle", ".json"}
+    kinds = {".py", ".yaml", ".mplstyle", ".json", ".css", ".js", ".sbatch"}
     files = [file for name in PACKAGES for file in (ROOT / name).rglob("*") if file.suffix in kinds]
     assert {str(file.relative_to(ROOT)) for file in files} <= names
 

@@ -31,6 +31,21 @@ def commands(module: str) -> list[str]:
     return re.findall(rf"^ {{4}}python -m {re.escape(module)} (.+)$", PAGE, re.MULTILINE)
 
 
+STUDY = (ROOT / "results" / "study" / "README.md").read_text()
+
+
+def commands_of_the_study() -> list[str]:
+    """The arguments of each command of its README, variables and all."""
+    text = STUDY.replace("\\\n", " ")
+    variables = dict(re.findall(r"^ {4}([A-Z])=\"(.+)\"$", text, re.MULTILINE))
+    found = []
+    for line in re.findall(r"^ {4}python (.+)$", text, re.MULTILINE):
+        while "$" in line:
+            line = re.sub(r"\$([A-Z])\b", lambda match: variables[match[1]], line)
+        found += [line.removeprefix("-m bench ")] if line.startswith("-m bench ") else []
+    return found
+
+
 @cache
 def composed(arguments: str) -> tuple[str, str, str]:
     """Experiment, scale and folder of a grid, from the first of the choices written out."""
@@ -56,6 +71,16 @@ def sections() -> Iterator[str]:
 def test_each_command_composes(arguments: str) -> None:
     experiment, scale, _ = composed(arguments)
     assert f"experiment={experiment}" in arguments and f"scale={scale}" in arguments
+
+
+@pytest.mark.parametrize("arguments", commands_of_the_study())
+def test_each_command_of_the_study_composes(arguments: str) -> None:
+    experiment, *_ = composed(arguments)
+    assert f"experiment={experiment}" in arguments
+
+
+def test_the_study_has_commands() -> None:
+    assert len(commands_of_the_study()) > 25
 
 
 def test_every_artefact_is_there_at_both_scales() -> None:

@@ -188,7 +188,8 @@ def commands(arms: Sequence[Sequence[Sequence[Result]]], more: int) -> tuple[str
 
 # What was a word of the configuration when the first records were made, and is none today.
 _OLD_GROUP = "protocol."  # chose the learning rate; the rate itself says the same
-_RATES = ("method.learning_rate=", "trial=")  # say the rate; without them it is a default, of then
+# A trial's place among the rates, and a default, may be another's by now: the rate itself is said.
+_RATE, _TRIAL = "method.learning_rate=", "trial="
 _OLD_WORDS = {"task=laptop/math": "task=sums"}
 
 
@@ -201,11 +202,10 @@ def again(cell: Result) -> list[str]:
         words = shlex.split(cell.command)
     except ValueError:
         return []
-    made = [_OLD_WORDS.get(w, w) for w in words if not w.startswith(("seed=", _OLD_GROUP))]
-    said = any(word.startswith(_RATES) for word in made)
-    if made and not said and cell.learning_rate is not None:
-        made.append(f"method.learning_rate={cell.learning_rate!r}")
-    return made
+    rated = cell.learning_rate is not None
+    left_out = ("seed=", _OLD_GROUP, *((_RATE, _TRIAL) if rated else ()))
+    made = [_OLD_WORDS.get(w, w) for w in words if not w.startswith(left_out)]
+    return [*made, f"{_RATE}{cell.learning_rate!r}"] if made and rated else made
 
 
 def _joined(several: Sequence[list[str]]) -> list[list[str]]:

@@ -84,9 +84,12 @@ def test_a_text_without_anything_to_ask_stays_as_it_is() -> None:
 def test_every_kind_has_questions_that_name_only_its_fields() -> None:
     data = patterns()
     assert {entry["kind"] for entry in data["mined"]} < set(data["questions"])
-    fields = dict.fromkeys(("first", "second", "answer", "words", "sentence", "title"), "-")
-    fields |= dict.fromkeys(("begin", "end"), "-")
-    for wordings in data["questions"].values():
+    related = ("first", "second", "answer")
+    named = dict.fromkeys(("inference", "effect", "cause", "paraphrase"), related)
+    named |= {"words": ("words", "sentence"), "summary": ("title",), "completion": ("begin", "end")}
+    assert named.keys() == data["questions"].keys()
+    for kind, wordings in data["questions"].items():
+        fields = dict.fromkeys(named[kind], "-")
         for question, answer in wordings:
             assert "-" in question.format_map(fields) or "{" not in question
             assert answer.format_map(fields) == "-"

@@ -17,8 +17,12 @@ from bench.records import identity
 from bench.run.plan import plan
 from bench.sweep import outcomes
 
-STUDIES = ("demo", "study/capacity", "study/learn_forget", "study/lr_fairness",
-           "study/mathematics", "study/merging", "study/table3_pretraining")  # fmt: skip
+RESULTS = Path(__file__).parents[3] / "results"
+STUDIES = sorted(
+    folder.parent.relative_to(RESULTS).as_posix()
+    for folder in RESULTS.rglob("records")
+    if "runs" not in folder.parts
+)
 
 
 def cells(root: Path, study: str) -> dict[str, Result]:
@@ -72,23 +76,20 @@ def test_missing_seeds_come_after_the_highest(tmp_path: Path, make: Callable[...
             records.write(make(rate=rate, seed=seed, command=words), tmp_path)
     found = collect(tmp_path).cells
     rates = [[c for c in found if c.learning_rate == rate] for rate in (1e-3, 2e-3)]
-    assert commands([rates], 2) == (
-        "python -m bench -m method=mora trial=0,1 experiment=study/steps seed=5,6",
-    )
-    assert commands([[rates[1]]], 1) == (
-        "python -m bench -m method=mora trial=1 experiment=study/steps seed=5",
-    )
+    grid = "python -m bench -m method=mora experiment=study/steps method.learning_rate="
+    assert commands([rates], 2) == (f"{grid}0.001,0.002 seed=5,6",)
+    assert commands([[rates[1]]], 1) == (f"{grid}0.002 seed=5",)
     assert commands([rates], 0) == ()
 
 
-def test_a_rate_that_was_a_default_is_said(tmp_path: Path, make: Callable[..., Any]) -> None:
-    """A default may have changed since; a trial names its rate by itself."""
+def test_the_rate_is_said(tmp_path: Path, make: Callable[..., Any]) -> None:
+    """A default, and a trial's place among the rates, may have changed since."""
     for seed, word in enumerate(("task=uuid", "trial=2", "method.learning_rate=0.00025")):
         command = f"python -m bench method=mora {word} seed={seed}"
         records.write(make(rate=2.5e-4, seed=seed, command=command), tmp_path)
     said = {cell.seed: again(cell)[4:] for cell in collect(tmp_path).cells}
     assert said == {
         0: ["task=uuid", "method.learning_rate=0.00025"],
-        1: ["trial=2"],
+        1: ["method.learning_rate=0.00025"],
         2: ["method.learning_rate=0.00025"],
     }

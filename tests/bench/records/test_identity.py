@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 SETTINGS = {"rank": 8, "learning_rate": 1e-3, "operator": "rotation"}
 
 
-def cell(precision: str = "fp32", **changes: Any) -> str:
+def cell(resolved: str = "fp32", **changes: Any) -> str:
     """The id with some dotted keys of the configuration changed."""
     config = copy.deepcopy(CONFIG)
     for key, value in changes.items():
@@ -48,7 +48,7 @@ def cell(precision: str = "fp32", **changes: Any) -> str:
         for parent in parents:
             part = part.setdefault(parent, {})
         part[last] = value
-    return records.cell_id(identity.identity(config, SETTINGS, precision))
+    return records.cell_id(identity.identity(config, SETTINGS, resolved))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def cell(precision: str = "fp32", **changes: Any) -> str:
         {"trainer__log_every": 2}, {"trainer__checkpoint_minutes": 9}, {"results_dir": "elsewhere"},
         {"data_dir": "data"}, {"threads": 4}, {"experiment_name": "table2_uuid"},
         {"tracker": {"mode": "offline"}}, {"perturb_seed": 5}, {"task__new_option": None},
-        {"precision": "fp32"}, {"trainer__max_steps": 6.0},
+        {"precision": "bf16"}, {"trainer__max_steps": 6.0},
     ],
     ids=str,
 )  # fmt: skip
@@ -70,7 +70,7 @@ def test_what_determines_nothing_makes_no_other_cell(change: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "change",
     [
-        {"precision": "bf16"}, {"seed": 4}, {"task__pairs": 5}, {"trainer__max_steps": 7},
+        {"resolved": "bf16"}, {"seed": 4}, {"task__pairs": 5}, {"trainer__max_steps": 7},
         {"model__source": "other"}, {"model__sha256": "0" * 64}, {"trainer__data_seed": 9},
         {"distributed__processes": 2}, {"perturb": 1e-6}, {"method___target_": "methods.lora.LoRA"},
         {"trainer__optimizer": "sgd"},
@@ -139,6 +139,7 @@ def test_committed_records_keep_apart_and_keep_together(root: Path) -> None:
         found = [records.read(file, head_only=True) for file in files if file.parent == folder]
         ids = {records.cell_id(identity.of_record(record)) for record in found}
         assert len(ids) == len(found), folder
+        assert all(record["environment"]["git_dirty"] is False for record in found), folder
 
 
 def test_the_reference_page_is_that_of_the_table(root: Path) -> None:

@@ -147,6 +147,34 @@ def test_broken_checkpoints_cost_only_time(broken: int, tmp_path: Path) -> None:
     assert_same(train(METHODS[2], tmp_path / "b", checkpoint_every=2), undisturbed)
 
 
+class Trap:
+    """Unpickled, it touches a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_nothing_is_executed_on_going_on(name: str, tmp_path: Path) -> None:
+    """A checkpoint from a stranger, its checksums in order, runs no code."""
+    with pytest.raises(Killed):
+        train(METHODS[2], tmp_path / "runs", after(6, Killed), checkpoint_every=2)
+    newest = checkpoints.newest(tmp_path / "runs")
+    assert newest is not None
+    with checkpoints.writing(tmp_path / "runs", checkpoints.step(newest) + 1) as folder:
+        for file in newest.iterdir():
+            if file.name != checkpoints.MANIFEST:
+                shutil.copy(file, folder)
+        assert (folder / name).is_file()
+        torch.save(Trap(tmp_path / "sprung"), folder / name)
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        train(METHODS[2], tmp_path / "runs", checkpoint_every=2)
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_a_run_that_had_ended_is_not_trained_further(tmp_path: Path) -> None:
     """Killed in its final scoring: all that is left is to load the last checkpoint."""
     undisturbed = train(METHODS[0], tmp_path, checkpoint_every=2)
