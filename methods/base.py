@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -30,7 +31,8 @@ from methods.files import (
     write_together,
 )
 from methods.layer import AdapterLinear, Compute
-from methods.targets import matching_parameters, target_layers
+from methods.quantised import forget_quantiser
+from methods.targets import matching_parameters, refuse_uncalled, target_layers
 
 # How the weights that delta W counts from are kept where the base itself trains: a copy on the CPU;
 # the very tensors, for whoever puts others in their place before training; or not at all.
@@ -63,8 +65,10 @@ class Method(ABC):
         """
         if name is not None and name != self.name:
             raise MethodError(f"name={name!r} is not {type(self).__name__}'s: it is {self.name!r}.")
-        if learning_rate is not None and not learning_rate > 0:
-            raise MethodError(f"learning_rate={learning_rate} must be above 0.")
+        if learning_rate is not None:
+            check_number("learning_rate", learning_rate)
+            if not learning_rate > 0:
+                raise MethodError(f"learning_rate={learning_rate} must be above 0.")
         if isinstance(target_modules, str) or not target_modules:
             raise MethodError(
                 "target_modules must be a list of layer names or patterns, as [q_proj, v_proj]."
@@ -205,8 +209,13 @@ class AdapterMethod(Method):
         super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
             raise MethodError(f"rank={rank!r} must be a whole number of at least 1.")
+        check_number("dropout", dropout)
         if not 0 <= dropout < 1:
             raise MethodError(f"dropout={dropout} must be at least 0 and below 1.")
+        if isinstance(also_train, str):
+            raise MethodError(
+                f"also_train must be a list of names or patterns, as ['*norm'], not {also_train!r}."
+            )
         if compute not in get_args(Compute):
             raise MethodError(
                 f"compute={compute!r} is unknown; choose {' | '.join(get_args(Compute))}."
@@ -242,6 +251,7 @@ class AdapterMethod(Method):
         quantised = self.over_quantised and self.compute in ("auto", "plain")
         layers = target_layers(model, self.target_modules, quantised=quantised)
         for name, linear in layers.items():
+            refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
             try:
                 self.check_shape(linear.in_features, linear.out_features)
             except MethodError as error:
@@ -263,6 +273,7 @@ class AdapterMethod(Method):
     def merge(self, model: nn.Module) -> nn.Module:
         for name, layer in list(adapted_layers(model)):
             model.set_submodule(name, layer.merged())
+        forget_quantiser(model)
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
@@ -311,6 +322,15 @@ def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdapterLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, AdapterLinear):
             yield name, module
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises MethodError for a setting that is no number, such as one that YAML took for text."""
+    if not isinstance(value, Real):
+        raise MethodError(
+            f"{name}={value!r} must be a number, not a {type(value).__name__} (YAML takes 1e-3 for "
+            f"text: write 1.0e-3)."
+        )
 
 
 def check_rank(rank: int, d_in: int, d_out: int) -> None:

@@ -203,11 +203,12 @@ def save_and_load(subject: Subject) -> None:
         other.load(fresh, folder)
         found = subject.make_model()
         torch.manual_seed(3)
-        kind = type(load_adapter(found, Path(folder)))
+        loaded = load_adapter(found, Path(folder))
+    kind = type(loaded)
     _require(kind is type(method), f"load_adapter took it for {kind.__name__}")
-    for restored in (fresh, found):
+    for own, restored in ((other, fresh), (loaded, found)):
         _same(subject.outputs(restored), expected, subject.tolerance, "loaded")
-        _same(other.delta_weights(restored), deltas, subject.tolerance, "loaded delta W")
+        _same(own.delta_weights(restored), deltas, subject.tolerance, "loaded delta W")
 
 
 def parameter_groups(subject: Subject) -> None:

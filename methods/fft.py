@@ -1,7 +1,13 @@
-"""Full fine-tuning: every weight trains, in fp32 masters. The yardstick of all other methods."""
+"""Full fine-tuning: every weight trains, as it is held. The yardstick of all other methods.
+
+Hold the model in fp32 and train it under autocast, as the harness does: in bf16 or fp16 the small
+steps of an optimiser are rounded away.
+"""
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +26,7 @@ class FFT(Method):
 
     ``target_modules`` names the layers whose delta W is reported, so that spectra compare with the
     adapters'. The shared settings of the adapters (rank, alpha, dropout, ...) have no meaning here.
+    delta W counts from the weights at ``attach``, of one model at a time.
     """
 
     name, label = "fft", "FFT"
@@ -40,6 +47,7 @@ class FFT(Method):
         super().__init__(learning_rate=learning_rate, target_modules=target_modules, name=name)
         self._start: dict[str, Tensor] = {}
         self._keeps: Start = "copy"
+        self._model: weakref.ref[nn.Module] | None = None  # the one that _start is of
 
     def settings(self) -> dict[str, Any]:
         return {"learning_rate": self._learning_rate, "target_modules": list(self.target_modules)}
@@ -48,8 +56,12 @@ class FFT(Method):
         self._keeps = how
 
     def attach(self, model: nn.Module) -> None:
+        """Warns where a weight is held below fp32, unless whoever says keep_start widens it."""
         layers = target_layers(model, self.target_modules)
+        if self._keeps == "copy":
+            _warn_of_narrow(model)
         model.requires_grad_(True)
+        self._model = weakref.ref(model)
         self._start = {  # kept off the accelerator; a model on the meta device has nothing to keep
             n: m.weight.detach().to("cpu", copy=self._keeps == "copy")
             for n, m in layers.items()
@@ -59,6 +71,11 @@ class FFT(Method):
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
         if self._keeps == "no":
             raise MethodError("FFT has not kept the weights it began with: keep_start said no.")
+        if self._model is None or self._model() is not model:
+            raise MethodError(
+                "delta W counts from the weights of the model that this FFT was attached to last, "
+                "and this is another: give each model an FFT of its own."
+            )
         return {
             name: module.weight.detach().to(torch.promote_types(module.weight.dtype, torch.float32))
             - self._start[name].to(module.weight.device)
@@ -85,3 +102,17 @@ class FFT(Method):
 
     def max_rank(self, d_in: int, d_out: int) -> int:
         return min(d_in, d_out)
+
+
+def _warn_of_narrow(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        dtype = parameter.dtype
+        narrow = dtype.is_floating_point and torch.promote_types(dtype, torch.float32) != dtype
+        if narrow and not parameter.is_meta:
+            warnings.warn(
+                f"FFT trains weights held in {str(dtype).removeprefix('torch.')}, such as {name}, "
+                f"in which small steps are rounded away: hold the model in fp32 (model.float()) "
+                f"and train it under autocast.",
+                stacklevel=3,
+            )
+            return

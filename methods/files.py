@@ -8,20 +8,23 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from methods.errors import MethodError
 
 # The second file holds the method's class and settings; see load_adapter. Where peft can read the
-# weights, its own adapter_config.json lies beside them (methods/peft_format.py).
+# weights, its own configuration lies beside them (methods/peft_format.py).
 ADAPTER_FILE, METHOD_FILE = "adapter_model.safetensors", "method.json"
+CONFIG_FILE = "adapter_config.json"
 
 
 def write_together(folder: str | Path, writers: Mapping[str, Callable[[Path], Any]]) -> None:
     """Write the files ``{name: writer(path)}`` under temporary names, then rename them all.
 
-    A failure while writing leaves the folder as it was: no file is ever half written.
+    A failure while writing leaves the folder as it was: no file is ever half written. The files of
+    an adapter that was saved there before, and that are not among these, are removed last.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +34,8 @@ def write_together(folder: str | Path, writers: Mapping[str, Callable[[Path], An
             write(parts[name])
         for name, part in parts.items():
             part.replace(folder / name)
+        for name in {ADAPTER_FILE, METHOD_FILE, CONFIG_FILE} - writers.keys():
+            (folder / name).unlink(missing_ok=True)
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
@@ -53,11 +58,24 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """The saved tensors. Raises MethodError where there are none."""
+    """The saved tensors. Raises MethodError where there are none, or where they cannot be read."""
+    check_weights(folder)
+    return load_file(Path(folder) / ADAPTER_FILE)
+
+
+def check_weights(folder: str | Path) -> None:
+    """Raise MethodError where ``folder`` holds no saved tensors, or only a part of their file."""
     file = Path(folder) / ADAPTER_FILE
     if not file.is_file():
         raise MethodError(f"{file} does not exist: {folder} holds no saved adapter.")
-    return load_file(file)
+    try:
+        with safe_open(file, framework="pt"):
+            pass  # the head of the file says how long it must be
+    except (SafetensorError, OSError) as error:
+        raise MethodError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): it is cut off or no file of "
+            f"safetensors. Save the adapter again, or copy the whole file."
+        ) from None
 
 
 def read_settings(folder: str | Path) -> tuple[str, dict[str, Any]]:

@@ -340,6 +340,7 @@ def _capturing() -> bool:
 
 def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The dtype a linear layer computes in here: autocast's where it is on, else the weight's."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
     return weight.dtype

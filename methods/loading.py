@@ -10,7 +10,7 @@ from torch import nn
 
 from methods.base import Method
 from methods.errors import MethodError
-from methods.files import METHOD_FILE, read_settings
+from methods.files import METHOD_FILE, check_weights, read_settings
 
 Kind = TypeVar("Kind", bound=Method)
 
@@ -28,11 +28,24 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Method:
     """Attach to ``model`` the method that saved ``folder`` and load its weights; returns it.
 
     Raises MethodError where the folder was not saved by Method.save, names a class that is no
-    method of this package, or fits another model.
+    method of this package, or fits another model. The model is as it was then, unless a tuner of
+    peft has been attached to it: make it anew.
     """
     method = read_method(folder)
+    check_weights(folder)
+    modules = dict(model.named_modules())
+    parameters = [(p, p.data, p.requires_grad) for p in model.parameters()]
     method.attach(model)
-    method.load(model, folder)
+    try:
+        method.load(model, folder)
+    except Exception:
+        for name, module in modules.items():
+            if name and model.get_submodule(name) is not module:
+                model.set_submodule(name, module)
+        for parameter, data, trains in parameters:
+            parameter.data = data  # what trains beside adapters was widened
+            parameter.requires_grad_(trains)
+        raise
     return method
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from methods import peft_format
 from methods.base import AdapterMethod
 from methods.errors import MethodError
-from methods.files import ADAPTER_FILE, METHOD_FILE, as_json, read_weights
+from methods.files import ADAPTER_FILE, CONFIG_FILE, METHOD_FILE, as_json, read_weights
 from methods.layer import AdapterLinear, Delta, Formed
 from methods.quantised import layer_class
 from methods.tensors import copied, rows, shaped, wide
@@ -91,12 +91,12 @@ class LoRA(AdapterMethod):
         config = peft_format.config(model, self.peft_fields())
         return files | {
             ADAPTER_FILE: lambda path: save_file(weights, path),
-            peft_format.CONFIG_FILE: as_json(config),
+            CONFIG_FILE: as_json(config),
         }
 
     def check_saved(self, model: nn.Module, folder: str | Path) -> None:
         """By method.json, adapter_config.json, or both: a folder of peft has the latter alone."""
-        config = Path(folder) / peft_format.CONFIG_FILE
+        config = Path(folder) / CONFIG_FILE
         if config.exists():
             peft_format.check_config(config, model, self.peft_fields())
         if not config.exists() or (Path(folder) / METHOD_FILE).exists():

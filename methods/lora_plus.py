@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from methods.base import adapted_layers, trainable
+from methods.base import adapted_layers, check_number, trainable
 from methods.errors import MethodError
 from methods.lora import LoRA
 
@@ -23,6 +23,7 @@ class LoRAPlus(LoRA):
 
     def __init__(self, *, lr_ratio: float = 4.0, **shared: Any):
         super().__init__(**shared)
+        check_number("lr_ratio", lr_ratio)
         if not lr_ratio > 0:
             raise MethodError(f"lr_ratio={lr_ratio} must be above 0.")
         self.lr_ratio = float(lr_ratio)

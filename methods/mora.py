@@ -117,4 +117,4 @@ class Square(Delta):
         return shaped(y + self.operator.apply(rows(dropped), tensors[0]), x)
 
     def added(self, dropped: Tensor, *tensors: Tensor) -> Tensor:
-        return self.operator.apply(dropped, tensors[0].to(dropped.dtype))
+        return self.operator.apply(dropped, tensors[0])

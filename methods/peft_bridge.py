@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from methods.base import LLAMA_LINEARS, Method
 from methods.errors import MethodError
 from methods.files import (
+    CONFIG_FILE,
     METHOD_FILE,
     check_fit,
     read_json,
@@ -28,8 +29,8 @@ from methods.files import (
     refuse_difference,
     refuse_leftovers,
 )
-from methods.peft_format import CONFIG_FILE, PREFIX
-from methods.targets import target_layers
+from methods.peft_format import PREFIX
+from methods.targets import refuse_uncalled, target_layers
 
 ATTACHED = "_peft_attached"  # under this name a model keeps what it needs to save and to merge
 # Fields of a PeftConfig that say where it was made and not what it does.
@@ -48,13 +49,6 @@ NOT_THE_FORWARD = (
     "exclude_modules",
     "layers_to_transform",
     "layers_pattern",
-    "total_step",
-    "tinit",
-    "tfinal",
-    "deltaT",
-    "beta1",
-    "beta2",
-    "orth_reg_weight",
     "d_initial",
 )
 
@@ -114,6 +108,8 @@ class Peft(Method):
         import peft
 
         layers = target_layers(model, self.target_modules)
+        for name in layers:
+            refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
         config = copy.deepcopy(self.config)
         config.target_modules = set(layers)
         before = {
@@ -269,6 +265,7 @@ def _read(config: Any) -> Any:
     try:
         import peft
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as KINDS
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING as TUNERS
     except ImportError as error:
         raise MethodError(f"the bridge needs the package peft ({error}).") from None
     if isinstance(config, Mapping):
@@ -291,6 +288,13 @@ def _read(config: Any) -> Any:
         raise MethodError(
             f"{type(config).__name__} changes no weight of a linear layer, so that it has no "
             f"delta W: choose a tuner with target_modules."
+        )
+    allocates = hasattr(TUNERS[config.peft_type], "update_and_allocate")
+    if allocates and getattr(config, "use_asa", True):
+        remedy = "set use_asa=False" if hasattr(config, "use_asa") else "choose another tuner"
+        raise MethodError(
+            f"{type(config).__name__} shares ranks out anew at each step (update_and_allocate), "
+            f"which nothing here calls, so that it would train as something else: {remedy}."
         )
     config = copy.deepcopy(config)
     if config.target_modules is not None and not isinstance(config.target_modules, str):

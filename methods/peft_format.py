@@ -16,7 +16,7 @@ from methods.base import adapted_layers
 from methods.errors import MethodError
 from methods.files import read_json, refuse_difference
 
-PREFIX, CONFIG_FILE = "base_model.model.", "adapter_config.json"
+PREFIX = "base_model.model."
 # In peft's files A and B are the weights of modules, the magnitude of DoRA is a bare parameter.
 WEIGHTS = (".lora_A", ".lora_B")
 # The fields of LoraConfig that determine delta W of given weights, as peft has them by default.
@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "bias": "none",
     "lora_bias": False,
     "modules_to_save": None,
+    "alora_invocation_tokens": None,
 }
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 

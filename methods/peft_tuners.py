@@ -25,7 +25,6 @@ TUNERS: dict[str, dict[str, Any]] = {
     "LoRA": {"peft_type": "LORA"},
     "DoRA": {"peft_type": "LORA", "use_dora": True},
     "PiSSA": {"peft_type": "LORA", "init_lora_weights": "pissa"},
-    "AdaLoRA": {"peft_type": "ADALORA", "total_step": 10},
     "VeRA": {"peft_type": "VERA"},
     "HiRA": {"peft_type": "HIRA", "r": 8},
     "RandLoRA": {"peft_type": "RANDLORA", "r": 8},

@@ -26,6 +26,8 @@ class QuantisedLinear(AdapterLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) -> (..., d_out), in the dtype of the base layer's output."""
+        if x.requires_grad:
+            _unpack(self.base)  # the packed product has no gradient
         y = self.base(x)
         drops = self.training and self.dropout > 0
         added = self.delta.added(F.dropout(x, self.dropout) if drops else x, *self.tensors)
@@ -118,10 +120,41 @@ def dequantised(module: Any) -> Tensor:
     from bitsandbytes import functional
 
     if kind(module) == "bitsandbytes, 4 bit":
+        _unpack(module)
         return functional.dequantize_4bit(weight.data, weight.quant_state)
     # The first forward moves the scales from the weight to the layer.
     scales = weight.SCB if module.state.SCB is None else module.state.SCB
     return functional.int8_vectorwise_dequant(weight.data, scales)
+
+
+def _unpack(module: nn.Module) -> None:
+    """Undo what bitsandbytes does to a 4-bit weight, in place, when it first evaluates on a CPU.
+
+    It lays the weight out for another product there; its ``state_dict`` has the way back.
+    """
+    state = getattr(module.weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
+        module.state_dict()
+
+
+def forget_quantiser(model: nn.Module) -> None:
+    """After a merge: a model of transformers that has no quantised layer left says so no more.
+
+    It is saved and read as a plain one then. Warns where other layers are still quantised.
+    """
+    quantiser: Any = getattr(model, "hf_quantizer", None)
+    if quantiser is None:
+        return
+    left = [name for name, module in model.named_modules() if kind(module) is not None]
+    if not left:
+        quantiser.remove_quantization_config(model)
+        return
+    warnings.warn(
+        f"Not merged, and quantised still: {', '.join(left[:3])}{', ...' if left[3:] else ''}. The "
+        f"configuration says that all layers are, so that from_pretrained would not read this "
+        f"model as it is now. Adapt those too, or merge into the unquantised model.",
+        stacklevel=3,
+    )
 
 
 def _what(module: nn.Module) -> str:

@@ -7,11 +7,15 @@ from collections.abc import Container, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import cast
 
+import torch
 from torch import nn
 
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
 from methods.quantised import is_quantised
+
+# The state-space layers of transformers that give no weight but dt_proj's to a kernel.
+MAMBA_CALLS = ("JambaMambaMixer", "ZambaMambaMixer")
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -45,6 +49,30 @@ def target_layers(
         for name, module in hits.items():
             found[name] = _checked(name, module, embeddings, tied, quantised)
     return {name: found[name] for name in modules if name in found}
+
+
+def refuse_uncalled(name: str, parent: nn.Module) -> None:
+    """Raise MethodError where ``parent`` uses the weight of its layer ``name`` without calling it.
+
+    An adapter on such a layer would be skipped, at times or always, and nothing would tell.
+    """
+    child, forward = name.rpartition(".")[2], type(parent).forward
+    remedy = "Leave it out of target_modules."
+    taken = forward is nn.MultiheadAttention.forward
+    if forward is nn.TransformerEncoderLayer.forward and torch.backends.mha.get_fastpath_enabled():
+        taken = True
+        remedy = (
+            "Call torch.backends.mha.set_fastpath_enabled(False) first, or leave it out of "
+            "target_modules."
+        )
+    if hasattr(parent, "A_log") and hasattr(parent, "D"):  # Mamba's, with its fused kernels
+        calls = type(parent).__name__ in MAMBA_CALLS
+        taken = child in (("dt_proj",) if calls else ("x_proj", "dt_proj", "out_proj"))
+    if taken:
+        raise MethodError(
+            f"layer {name}: {type(parent).__name__} takes its weight without calling the layer, so "
+            f"that an adapter on it would be skipped. {remedy}"
+        )
 
 
 def matching_parameters(

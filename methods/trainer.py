@@ -30,7 +30,8 @@ ARGUMENTS_FILE = "training_args.bin"  # the Trainer's own, beside every model th
 def connect(trainer: Any, method: Method) -> None:
     """Train ``method``, which is attached to the Trainer's model, with this Trainer.
 
-    - its optimiser has the method's parameter groups (unless it was given one when it was made);
+    - its optimiser, of the class that ``optim`` or ``optimizer_cls_and_kwargs`` names, has the
+      method's parameter groups (unless it was given one when it was made);
     - restarts come after the optimiser's step; the learning rate's schedule stays the Trainer's;
     - ``save_model`` and checkpoints hold adapters alone, as ``method.save`` writes them;
       ``resume_from_checkpoint`` and ``load_best_model_at_end`` read them.
@@ -75,26 +76,43 @@ def callback(method: Method) -> Any:
     return AfterStep()
 
 
-def optimizer(method: Method, model: nn.Module, args: Any) -> torch.optim.Optimizer:
+def optimizer(
+    method: Method, model: nn.Module, args: Any, chosen: tuple[Any, dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
     """The optimiser that the TrainingArguments ask for, on the method's parameter groups.
 
-    A method without a learning rate takes ``args.learning_rate``; LoRA+ multiplies it for B.
-    ``args.weight_decay`` is that of every group.
+    chosen: another class and its options, as the Trainer's ``optimizer_cls_and_kwargs``.
+    A method without a learning rate takes the options' lr, else ``args.learning_rate``; LoRA+
+    multiplies it for B. ``args.weight_decay`` is that of every group, as in the Trainer.
+
+    Raises MethodError for an optimiser that takes a model or parameters of its own choice.
     """
     from transformers import Trainer
 
-    kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    kind, options = chosen or Trainer.get_optimizer_cls_and_kwargs(args, model)
+    plain = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    own = sorted({"params", "model", "optimizer_dict"} & options.keys())
+    if own or not plain:
+        name = getattr(kind, "__name__", repr(kind))
+        raise MethodError(
+            f"the Trainer's optimiser {name}{f' with {own[0]}' if own else ''} chooses its "
+            f"parameters itself, and {method.label} has groups of its own: take a class of "
+            f"torch.optim, or make the optimiser of method.parameter_groups(model) and give it to "
+            f"the Trainer as optimizers=(optimizer, None)."
+        )
     rated = copy.copy(method)
     if rated._learning_rate is None:
-        rated._learning_rate = float(args.learning_rate)
-    options["weight_decay"] = args.weight_decay
-    made: torch.optim.Optimizer = kind(rated.parameter_groups(model), **options)
+        rated._learning_rate = float(options.get("lr") or args.learning_rate)
+    decay = {"weight_decay": args.weight_decay}
+    groups = [decay | group for group in rated.parameter_groups(model)]
+    made: torch.optim.Optimizer = kind(groups, **options)
     return made
 
 
 def _create_optimizer(trainer: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
     if trainer.optimizer is None:
-        trainer.optimizer = optimizer(trainer.method, trainer.model, trainer.args)
+        chosen = trainer.optimizer_cls_and_kwargs
+        trainer.optimizer = optimizer(trainer.method, trainer.model, trainer.args, chosen)
     made: torch.optim.Optimizer = trainer.optimizer
     return made
 

@@ -35,6 +35,7 @@ from methods.base import check_rank
 from methods.errors import MethodError
 from methods.groups import Layout
 from methods.operators import Compat, Operator, OperatorName
+from methods.targets import refuse_uncalled
 from methods.tensors import wide
 
 PREFIX = "mora_"
@@ -168,7 +169,7 @@ class MoraLinear(nn.Module, BaseTunerLayer):
         for name in self.active_adapters:
             if name in self.mora_M:
                 dropped = self.mora_dropout[name](x)
-                m = self.mora_M[name].to(x.dtype)
+                m = wide(self.mora_M[name])  # turned in fp32, whatever it is held in
                 y = y + self.mora_operator[name].apply(dropped, m).to(y.dtype)
         return y
 
@@ -260,6 +261,7 @@ class MoraModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
+        refuse_uncalled(current_key, parent)
         try:
             if isinstance(target, MoraLinear):
                 target.update_layer(adapter_name, config)

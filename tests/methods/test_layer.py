@@ -306,3 +306,18 @@ def test_t5_takes_a_step(kind: type[AdapterMethod]) -> None:
         expected = model.eval()(input_ids=ids, labels=ids).logits
         merged = method.merge(model)(input_ids=ids, labels=ids).logits
     torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_method
+def test_on_the_meta_device(method: AdapterMethod, training: bool) -> None:
+    """As tools do that count operations before there is memory for the weights."""
+    model = nn.Sequential(nn.Linear(D_IN, D_OUT, device="meta"))
+    method.attach(model)
+    model.train(training)
+    for tokens in (1, 4096):
+        x = torch.empty(tokens, D_IN, device="meta", requires_grad=training)
+        y = model(x)
+        assert y.is_meta and y.shape == (tokens, D_OUT)
+        if training:
+            y.sum().backward()

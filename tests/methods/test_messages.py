@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ def mora(**settings: Any) -> MoRA:
         ({"rank": True}, "rank=True must be a whole number"),
         ({"learning_rate": 0}, "learning_rate=0 must be above 0"),
         ({"learning_rate": float("nan")}, "learning_rate=nan must be above 0"),
+        ({"learning_rate": "1e-3"}, "learning_rate='1e-3' must be a number"),
         ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
+        ({"dropout": "0.1"}, "dropout='0.1' must be a number"),
+        ({"also_train": "norm"}, "also_train must be a list of names or patterns"),
         ({"compute": "fast"}, "compute='fast' is unknown; choose auto | cached | fused | plain"),
         ({"compute": "fused", "dropout": 0.1}, "Use compute=auto or dropout=0"),
         ({"target_modules": "q_proj"}, "must be a list of layer names or patterns"),
@@ -52,6 +56,8 @@ def test_settings_of_lora() -> None:
         LoRA(rank=4, learning_rate=1e-3, alpha=0)
     with pytest.raises(MethodError, match="lr_ratio=0 must be above 0"):
         LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio=0)
+    with pytest.raises(MethodError, match="lr_ratio='4' must be a number"):
+        LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio="4")  # type: ignore[arg-type]
 
 
 def refused(model: nn.Module, **settings: Any) -> str:
@@ -77,6 +83,33 @@ def test_pattern_that_matches_nothing() -> None:
     assert "'query' matches no layer of LlamaForCausalLM" in message and "q_proj" in message
     with pytest.raises(MethodError, match="'query' matches no layer"):
         FFT(learning_rate=1e-3, target_modules=["query"]).attach(llama())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_full_fine_tuning_of_narrow_weights(dtype: torch.dtype) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        FFT().attach(llama().to(dtype))
+        FFT().attach(llama().to(dtype).to("meta"))
+        for how in ("as loaded", "no"):  # others come in their place
+            method = FFT()
+            method.keep_start(how)
+            method.attach(llama().to(dtype))
+    messages = [str(w.message) for w in caught]
+    if dtype == torch.float32:
+        assert not messages
+    else:
+        assert len(messages) == 1 and "model.embed_tokens.weight" in messages[0]
+        assert str(dtype)[6:] in messages[0] and "hold the model in fp32" in messages[0]
+
+
+def test_full_fine_tuning_of_two_models() -> None:
+    method, one, two = FFT(), llama(), llama()
+    method.attach(one)
+    method.attach(two)
+    assert method.delta_weights(two)
+    with pytest.raises(MethodError, match="give each model an FFT of its own"):
+        method.delta_weights(one)
 
 
 def test_parameter_beside_that_matches_nothing() -> None:
@@ -125,6 +158,42 @@ def test_offloaded_layer() -> None:
 
 def test_layer_that_is_not_linear() -> None:
     assert "not a linear layer" in refused(llama(), target_modules=["input_layernorm"])
+
+
+def test_layer_whose_weight_is_taken_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its adapter would be skipped, and nothing would tell."""
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 2)})
+    message = refused(model, rank=2, target_modules=["out_proj"])
+    assert "layer attention.out_proj: MultiheadAttention takes its weight" in message
+    assert "Leave it out of target_modules" in message
+    encoder = nn.ModuleDict({"e": nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)})
+    message = refused(encoder, rank=2, target_modules=["linear1"])
+    assert "layer e.linear1" in message and "set_fastpath_enabled(False)" in message
+    monkeypatch.setattr(torch.backends.mha, "_is_fastpath_enabled", False)
+    mora(rank=2, target_modules=["linear1", "linear2"]).attach(encoder)
+    layer, x = encoder["e"].eval(), torch.ones(1, 3, 16)
+    with torch.no_grad():
+        before = layer(x)
+        layer.linear1.M += 1
+        assert not torch.equal(layer(x), before)
+
+
+@pytest.mark.parametrize("kind", ["Mamba", "Mamba2", "Bamba"])
+def test_layers_of_mamba_that_kernels_take_the_weight_of(kind: str) -> None:
+    import transformers
+
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+    if kind == "Mamba2":
+        size |= {"num_heads": 8, "head_dim": 8}
+    if kind == "Bamba":
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 8}
+        size |= heads | {"intermediate_size": 64, "mamba_d_head": 8, "attn_layer_indices": []}
+    config = getattr(transformers, f"{kind}Config")(**size)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    for name in ("x_proj", "dt_proj", "out_proj") if kind == "Mamba" else ("out_proj",):
+        message = refused(model, rank=2, target_modules=[name])
+        assert f"{name}: {kind}Mixer takes its weight" in message
+    mora(rank=2, target_modules=["in_proj"]).attach(model)
 
 
 def test_attaching_twice() -> None:

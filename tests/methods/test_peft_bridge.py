@@ -80,6 +80,14 @@ def test_the_method_s_patterns_apply_where_the_configuration_names_none() -> Non
         ({"peft_config": {"peft_type": "VERA", "rr": 1}}, "peft_config: .*'rr'"),
         ({"peft_config": 3}, "peft_config is a int, not a configuration of peft"),
         ({"peft_config": peft.PromptTuningConfig()}, "PromptTuningConfig changes no weight"),
+        (
+            {"peft_config": {"peft_type": "ADALORA", "total_step": 10}},
+            r"AdaLoraConfig .*\(update_and_allocate\).* choose another tuner",
+        ),
+        (
+            {"peft_config": {"peft_type": "ADAMSS", "use_asa": True}},
+            "AdamssConfig .* use_asa=False",
+        ),
         ({"rank": 16}, "rank=16 does not reach a tuner of peft"),
         ({"alpha": 16}, "alpha=16 does not reach a tuner"),
         ({"also_train": ["lm_head"]}, "does not reach a tuner"),
@@ -89,6 +97,10 @@ def test_the_method_s_patterns_apply_where_the_configuration_names_none() -> Non
 def test_mistakes(settings, message) -> None:
     with pytest.raises(MethodError, match=message):
         Peft(**{"peft_config": TUNERS["LoRA"], "learning_rate": 1e-3} | settings)
+
+
+def test_a_tuner_whose_ranks_stay_as_they_are_is_no_mistake() -> None:
+    assert Peft(peft_config={"peft_type": "ADAMSS"}).label == "Adamss (peft)"
 
 
 @pytest.mark.parametrize("tuner", ["VeRA", "PiSSA", "SHiRA"])
@@ -111,6 +123,10 @@ def test_mistakes_that_show_at_the_model() -> None:
     with pytest.raises(MethodError, match="'query' matches no layer"):
         Peft(peft_config=TUNERS["LoRA"], learning_rate=1e-3, target_modules=["query"]).attach(
             llama()
+        )
+    with pytest.raises(MethodError, match=r"layer 0\.out_proj: MultiheadAttention takes"):
+        Peft(peft_config=TUNERS["LoRA"], target_modules=["out_proj"]).attach(
+            torch.nn.Sequential(torch.nn.MultiheadAttention(16, 2))
         )
     with pytest.raises(MethodError, match="no tuner of peft is attached"):
         Peft(peft_config=TUNERS["LoRA"], learning_rate=1e-3).state(llama())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from methods import MethodError, MoRA
 from methods.contract import llama, run_llama
+from methods.mora import Square
 from methods.operators import OperatorName
 from methods.peft_tuner import MoraConfig, tuner
 from tests.methods.conftest import SHAPES, inputs
@@ -69,6 +70,26 @@ def test_agrees_with_our_mora_at_every_shape(shapes, operator: str, compat: str)
         assert close(found[name], expected[name]), name
         assert close(layer.mora_M["default"].grad, ours.layers[name].M.grad), name
         assert close(layer.get_delta_weight("default"), ours.layers[name].delta_weight()), name
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_m_is_turned_in_its_own_precision_and_rounded_then(operator: OperatorName) -> None:
+    """So that gradients in bf16 are as near as those of our own layers."""
+    generator = torch.Generator().manual_seed(0)
+    x, dy = (torch.randn(64, size, generator=generator).bfloat16() for size in (256, 128))
+    made = MoRA(rank=6, operator=operator).build(256, 128)
+    base = nn.Linear(256, 128, bias=False, dtype=torch.bfloat16)
+    theirs = tuner.MoraLinear(base, "default", MoraConfig(r=6, operator=operator))
+    m = nn.Parameter(0.1 * torch.randn(made.side, made.side, generator=generator))
+    theirs.mora_M["default"] = m
+
+    def gradient(y: Tensor) -> Tensor:
+        return torch.autograd.grad(y, m, dy.to(y.dtype))[0].double()
+
+    ours, exact = Square(made), gradient(made.apply(x.double(), m))
+    ways = ours.plain(x, x, base.weight, None, m), ours.added(x, m), theirs(x)
+    plain, *others = (float((gradient(y) - exact).norm() / exact.norm()) for y in ways)
+    assert 0 < plain < 4e-3 and others == pytest.approx([plain] * 2, rel=0.05)
 
 
 def test_adapts_by_default_what_ours_does() -> None:
@@ -245,6 +266,12 @@ def test_layers_that_cannot_be_adapted(fields: dict[str, Any], message: str) -> 
     with pytest.raises(MethodError, match=r"^layer model") as error:
         get_peft_model(llama(), MoraConfig(**fields))
     assert message in str(error.value)
+
+
+def test_a_layer_that_is_never_called_is_refused() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(16, 2)})
+    with pytest.raises(MethodError, match=r"^layer attention\.out_proj: MultiheadAttention takes"):
+        get_peft_model(model, MoraConfig(r=2, target_modules=["out_proj"]))
 
 
 def test_another_mora_in_peft_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_trains_and_leaves_the_base_alone(how: str) -> None:
     model, method = quantised(how), METHODS["mora"]()
     method.attach(model)
     before = {n: dequantised(layer.base).clone() for n, layer in adapted_layers(model)}
-    found = losses(model)
+    found = losses(model.train())
     assert found[-1] < found[0]
     for name, layer in adapted_layers(model):
         assert kind(layer.base) is not None and torch.equal(dequantised(layer.base), before[name])
@@ -133,6 +133,87 @@ def test_merging_dequantises_with_a_warning(how: str) -> None:
     assert type(merged) is nn.Linear and merged.weight.is_floating_point()
     assert distance(merged.weight.float(), weight) <= 1e-2 * KINDS[how] ** 0.5 + 1e-3
     assert distance(logits(model), expected) <= 4 * KINDS[how] + 1e-3
+
+
+def input_gradient(layer: nn.Module) -> Tensor:
+    x = torch.ones(3, 128, requires_grad=True)
+    return torch.autograd.grad(layer(x).square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("then", ["merge", "train"])
+@pytest.mark.parametrize("how", ["nf4", "fp4"])
+def test_merging_and_training_after_an_evaluation(how: str, then: str) -> None:
+    """On some CPUs bitsandbytes lays a weight out anew, in place, when it first evaluates."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    bnb = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    layer = bnb.nn.Linear4bit(128, 64, bias=False, quant_type=how)
+    weight = torch.randn(64, 128)
+    layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type=how)
+    model = nn.ModuleDict({"layer": layer.to("cpu")})
+    MoRA(rank=4, target_modules=["layer"]).attach(model)
+    adapted = randomised(model)["layer"]
+    before, gradient = adapted.effective_weight(), input_gradient(adapted.train())
+    with torch.no_grad():
+        adapted.eval()(torch.randn(3, 128))
+    base = adapted.base
+    if not getattr(base.weight.quant_state, "packing_format_for_cpu", False):  # another CPU
+        packed, base.weight.quant_state = functional._convert_weight_packed_for_cpu(
+            base.weight.data, base.weight.quant_state
+        )
+        base.weight.data = packed
+    if then == "merge":
+        merged = adapted.merged().weight
+        assert distance(merged.float(), before.float()) < 1e-2  # its scales are rounded to bf16
+    else:
+        assert distance(input_gradient(adapted.train()), gradient) < 1e-2
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_merged_model_is_read_as_a_plain_one(
+    left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once no layer is quantised, its configuration says so no more."""
+    from transformers.quantizers.base import HfQuantizer
+
+    class Quantiser:
+        remove_quantization_config = HfQuantizer.remove_quantization_config
+
+    model: Any = llama()
+    model.hf_quantizer, model.is_quantized = Quantiser(), True
+    model.config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    method = MoRA(rank=4)
+    attached(model, method)
+    if left:
+        monkeypatch.setattr(
+            "methods.quantised.kind", lambda m: "some" if type(m) is nn.Embedding else None
+        )
+        with pytest.warns(UserWarning, match=r"quantised still: model\.embed_tokens\. "):
+            method.merge(model)
+        assert model.config.quantization_config and model.is_quantized
+        return
+    expected = run_llama(method.merge(model).eval())["logits"]
+    assert not hasattr(model.config, "quantization_config") and not model.is_quantized
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(run_llama(again)["logits"], expected)
+
+
+def test_a_model_loaded_quantised_is_merged_and_read_again(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    llama().save_pretrained(tmp_path / "base")
+    config = BitsAndBytesConfig(load_in_4bit=True)
+    kind_of = type(llama())
+    model = kind_of.from_pretrained(tmp_path / "base", quantization_config=config)
+    method = METHODS["mora"]()
+    attached(model, method)
+    with pytest.warns(UserWarning, match="the layer is dequantised"):
+        method.merge(model)
+    model.save_pretrained(tmp_path / "merged")
+    again = kind_of.from_pretrained(tmp_path / "merged", dtype=model.dtype)
+    assert distance(logits(again), logits(model)) <= 1e-5
 
 
 @pytest.mark.parametrize("how", KINDS)

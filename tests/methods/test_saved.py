@@ -9,6 +9,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from methods import AdapterMethod, Method, MethodError, load_adapter
@@ -176,6 +177,11 @@ def test_what_peft_alone_has_saved_is_read(fields, method, tmp_path) -> None:
         ({"target_modules": ["q_proj"]}, LoRA(alpha=8, **QV), "does not name model.layers.0"),
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, LoRA(alpha=8, **QV), "names o_proj"),
         ({"init_lora_weights": "pissa"}, LoRA(alpha=8, **QV), "init_lora_weights='pissa'"),
+        (
+            {"alora_invocation_tokens": [1, 2], "task_type": "CAUSAL_LM"},
+            LoRA(alpha=8, **QV),
+            "alora_invocation_tokens=[1, 2]",
+        ),
     ],
     ids=named,
 )
@@ -222,6 +228,65 @@ def test_nothing_but_the_saved_files_is_left(tmp_path) -> None:
     names = {"adapter_model.safetensors", "adapter_config.json", "method.json"}
     assert {f.name for f in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "method.json").read_text())["settings"]["alpha"] == 8
+
+
+@pytest.mark.parametrize("also_train", [[], ["*norm"]], ids=str)
+def test_another_method_s_files_do_not_stay_behind(also_train: list[str], tmp_path) -> None:
+    saved(LoRA(rank=8), tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    here: list[AdapterMethod] = [MoRA(rank=4)]
+    if also_train:
+        here = [LoRA(rank=4, also_train=also_train)]
+    model = saved(here[0], tmp_path)
+    names = {"adapter_model.safetensors", "method.json", "README.md"}
+    assert {f.name for f in tmp_path.iterdir()} == names
+    plain = llama()
+    assert type(load_adapter(plain, tmp_path)) is type(here[0])
+    assert torch.equal(run_llama(plain)["logits"], run_llama(model.eval())["logits"])
+
+
+def structure(model: nn.Module) -> list[Any]:
+    modules = [(n, id(m)) for n, m in model.named_modules()]
+    return modules + [(n, id(p), p.requires_grad, p.dtype) for n, p in model.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        MoRA(rank=4, also_train=["*norm"]),
+        LoRA(rank=4),
+        FFT(),
+        Peft(peft_config={"peft_type": "LORA"}),
+    ],
+    ids=named,
+)
+def test_a_file_that_is_cut_off_leaves_the_model_alone(method: Method, tmp_path) -> None:
+    saved(method, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    model = llama()
+    before = structure(model)
+    with pytest.raises(MethodError, match=r"adapter_model\.safetensors cannot be read"):
+        load_adapter(model, tmp_path)
+    assert structure(model) == before
+    method.attach(model)
+    with pytest.raises(MethodError, match=r"adapter_model\.safetensors cannot be read"):
+        method.load(model, tmp_path)
+
+
+@pytest.mark.parametrize("method", [MoRA(rank=4, also_train=["*norm"]), LoRA(rank=4)], ids=named)
+def test_an_adapter_that_does_not_fit_leaves_the_model_alone(method: Method, tmp_path) -> None:
+    saved(method, tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    state = load_file(file)
+    state.pop(sorted(state)[-1])
+    save_file(state, file)
+    model = llama().bfloat16()
+    before = structure(model)
+    with pytest.raises(MethodError, match="the saved adapter has no "):
+        load_adapter(model, tmp_path)
+    assert structure(model) == before
+    run_llama(model)
 
 
 # ------------------------------------------------------------------------------- before a restart

@@ -30,7 +30,13 @@ METHODS = {
 }
 
 
-def trainer(folder: Path, method: Method, model: nn.Module | None = None, **arguments: Any) -> Any:
+def trainer(
+    folder: Path,
+    method: Method,
+    model: nn.Module | None = None,
+    chosen: Any = None,
+    **arguments: Any,
+) -> Any:
     """A connected Trainer: 8 steps, a checkpoint after every fourth."""
     if model is None:
         model = llama()
@@ -47,7 +53,9 @@ def trainer(folder: Path, method: Method, model: nn.Module | None = None, **argu
         "use_cpu": True,
     }
     args = TrainingArguments(output_dir=str(folder), **(settings | arguments))
-    made = Trainer(model, args, train_dataset=DATA, eval_dataset=DATA[:4])
+    made = Trainer(
+        model, args, train_dataset=DATA, eval_dataset=DATA[:4], optimizer_cls_and_kwargs=chosen
+    )
     connect(made, method)
     return made
 
@@ -119,6 +127,36 @@ def test_the_methods_rates_are_the_optimisers(tmp_path: Path) -> None:
     own = trainer(tmp_path, LoRA(rank=4, learning_rate=3e-3))
     assert own.create_optimizer().param_groups[0]["lr"] == 3e-3
     assert own.method.learning_rate == 3e-3
+
+
+def test_an_optimiser_s_class_of_ones_own_is_taken(tmp_path: Path) -> None:
+    chosen = torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}
+    of = trainer(tmp_path, METHODS["lora_plus"](), chosen=chosen, weight_decay=0.1)
+    made = of.create_optimizer()
+    assert type(made) is torch.optim.SGD
+    assert [g["lr"] for g in made.param_groups] == [0.5, 8.0]
+    assert {(g["momentum"], g["weight_decay"]) for g in made.param_groups} == {(0.9, 0.1)}
+    assert chosen[1] == {"lr": 0.5, "momentum": 0.9}
+    own = trainer(tmp_path, LoRA(rank=4, learning_rate=3e-3), chosen=chosen)
+    assert own.create_optimizer().param_groups[0]["lr"] == 3e-3
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        (lambda: torch.optim.SGD, {}),
+        (torch.optim.SGD, {"params": []}),
+        (torch.optim.SGD, {"model": None}),
+        (torch.optim.SGD, {"optimizer_dict": {}}),
+    ],
+    ids=["factory", "params", "model", "optimizer_dict"],
+)
+def test_an_optimiser_that_chooses_its_own_parameters_is_refused(
+    chosen: Any, tmp_path: Path
+) -> None:
+    of = trainer(tmp_path, METHODS["lora_plus"](), chosen=chosen)
+    with pytest.raises(MethodError, match=r"chooses its parameters itself.*optimizers=\("):
+        of.create_optimizer()
 
 
 def test_restarts_come_after_the_optimisers_step(tmp_path: Path) -> None:
