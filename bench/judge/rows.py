@@ -184,15 +184,20 @@ def _section(key: str, groups: list[list[Result]]) -> Section:
         Row(c[0].method, c[0].label, c[0].rank, c[0].learning_rate, c[0].settings, _by_seed(c))
         for c in groups
     ]
-    methods = {row.method for row in rows}
-    varying = {m: _varying([row for row in rows if row.method == m]) for m in methods}
-    rows = [_with_variant(row, varying[row.method]) for row in rows]
+    rows = told_apart(rows)
     rows.sort(key=lambda r: (r.rank or 0, _method_order(r.method), r.variant, r.learning_rate or 0))
     c = rows[0].cells[0]
     return Section(
         key, c.task, c.task_label, c.task_settings, c.model, c.model_label, c.scale, c.split,
         c.device, c.precision, rows,
     )  # fmt: skip
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, named by the settings in which those of one method differ among them."""
+    methods = {row.method for row in rows}
+    varying = {m: _varying([row for row in rows if row.method == m]) for m in methods}
+    return [_with_variant(row, varying[row.method]) for row in rows]
 
 
 def _by_seed(cells: list[Result]) -> list[Result]:

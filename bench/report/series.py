@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.judge import intervals
-from bench.judge.rows import Row, Section
+from bench.judge.rows import Row, Section, told_apart
 from bench.records.words import file_name
 from bench.report.numbers import format_number, scaled, unit_label
 from bench.report.render import DASH, Column, Table, Value
@@ -55,14 +55,16 @@ class Series:
         def rank(row: Row) -> tuple[bool, float]:
             return not row.diverged, sign * float(np.mean(row.values(self.metric)))
 
+        # A section names its rows by what differs in it: an operator that is alone goes unsaid.
+        placed = [(number, row) for number, s in self.sections.items() for row in s.rows]
+        rows = told_apart([row for _, row in placed])
         found: dict[str, dict[int, Row]] = {}
-        for number, section in self.sections.items():
-            for row in section.rows:
-                if not row.values(self.metric):
-                    continue
-                arm = found.setdefault(row.name_and_rank, {})
-                if number not in arm or rank(row) > rank(arm[number]):
-                    arm[number] = row
+        for (number, _), row in zip(placed, rows, strict=True):
+            if not row.values(self.metric):
+                continue
+            arm = found.setdefault(row.name_and_rank, {})
+            if number not in arm or rank(row) > rank(arm[number]):
+                arm[number] = row
         return {name: by for name, by in found.items() if len(by) >= LEAST}
 
     @cached_property
@@ -207,7 +209,7 @@ def figure(series: Series) -> Figure | None:
             axes.set_xlabel(literal(series.setting))
         panels[0].set_ylabel(literal(unit_label(series.metric, example)))
         if series.in_bits:
-            panels[0].set_yscale("log", base=2)
+            panels[0].set_yscale("log", base=2, nonpositive="mask")  # worse than chance: no point
             panels[1].set_ylabel("bits a trained parameter (adapters)")
             panels[1].set_ylim(bottom=0)
     return drawn

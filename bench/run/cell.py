@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -88,17 +89,18 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
             log=tracker.log,
             progress=progress,
         )
-        diverged = history.diverged_at is not None
+        lost: str | None = None  # what was not finite, and when
+        if history.diverged_at is not None:
+            lost = f"the loss was not finite at step {history.diverged_at}"
         begin = time.perf_counter()
         unchanged = history.scored_at(config["trainer"]["max_steps"])
-        final = {} if diverged else score.final(model, unchanged=unchanged)
+        final = {} if lost else score.final(model, unchanged=unchanged)
         scoring_seconds = before_seconds + history.scoring_seconds + time.perf_counter() - begin
+        lost = lost or _lost_at_the_end({name: metric.value for name, metric in final.items()})
 
         record = blank(cell) | {
-            "status": "diverged" if diverged else "ok",
-            "reason": f"the loss was not finite at step {history.diverged_at}"
-            if diverged
-            else None,
+            "status": "ok",
+            "reason": None,
             "model": loaded.card,
             "parameters": count(method, model),
             "curves": {"train": history.train, "scores": history.scores},
@@ -114,9 +116,13 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
             "started": started,
             **score.fields(before, final),
         }
-        record["task"]["data"] = kept.once("card", config["task"], task.data_card)
-        if not diverged:
-            record |= _look(cell, model, tokenizer, dataset, score)
+        record["task"]["data"] = kept.once("card", key, task.data_card)
+        found = {} if lost else _look(cell, model, tokenizer, dataset, score)
+        lost = lost or _lost_at_the_end(found)
+        if lost:
+            record |= {"status": "diverged", "reason": lost, **score.fields(before, {})}
+        else:
+            record |= found
         record["finished"] = _now()
         if distributed.first():
             with interrupts.deferred():
@@ -161,6 +167,19 @@ def _look(
             method.merge(model), tokenizer, folder, config["save_dtype"]
         )
     return found
+
+
+def _lost_at_the_end(found: Mapping[str, Any]) -> str | None:
+    """Names the first number that is not finite; None: all are.
+
+    The last update is in no loss: what it has lost shows in what is found of the trained model.
+    """
+    for name, value in found.items():
+        if isinstance(value, Mapping) and (below := _lost_at_the_end(value)):
+            return f"{name}.{below}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} was not finite after the last step"
+    return None
 
 
 def _looks_at_deltas(config: Mapping[str, Any]) -> bool:

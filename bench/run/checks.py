@@ -11,10 +11,17 @@ from typing import Any
 from bench.errors import UserError
 from bench.run import tracking
 from bench.run.device import PRECISIONS
-from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_whole
+from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_list, check_number, check_whole
 from bench.run.schedule import SCHEDULES
 
+MOST_PROCESSES = 2**16
 PERTURB_LIMIT = 0.1  # from here on it would be another model
+# Of the trainer: whole numbers of at least 1, and numbers of at least 0.
+COUNTS = (
+    "max_steps", "batch_size", "accumulation", "log_every", "score_batch_size",
+    "pad_to_multiple_of",
+)  # fmt: skip
+AMOUNTS = ("warmup_steps", "min_lr_ratio", "weight_decay", "adam_epsilon", "checkpoint_minutes")
 # Those that need no look into transformers' list, which takes seconds to import.
 USUAL_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
@@ -25,6 +32,7 @@ def configuration(config: Mapping[str, Any]) -> None:
     check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
     if config["threads"] is not None:
         check_whole("threads", config["threads"], 1, MOST_THREADS)
+    check_whole("distributed.processes", config["distributed"]["processes"], 1, MOST_PROCESSES)
     perturbation(config["perturb"], config["perturb_seed"])
     analysis(config["analysis"])
     saving(config)
@@ -45,8 +53,9 @@ def perturbation(perturb: Any, seed: Any) -> None:
 
 def analysis(settings: Mapping[str, Any]) -> None:
     """See analysis.py."""
+    check_list("analysis.rank_cuts", settings["rank_cuts"], "whole numbers")
     for rank in settings["rank_cuts"]:
-        if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        if not _is_whole(rank) or rank < 1:
             raise UserError(
                 f"analysis.rank_cuts holds {rank}; ranks are whole numbers of at least 1."
             )
@@ -68,7 +77,7 @@ def saving(config: Mapping[str, Any]) -> None:
 
 def trainer(settings: Mapping[str, Any]) -> None:
     """See training.py."""
-    if settings["schedule"] not in SCHEDULES:
+    if settings["schedule"] not in list(SCHEDULES):
         raise UserError(
             f"trainer.schedule={settings['schedule']} is unknown; choose {' | '.join(SCHEDULES)}."
         )
@@ -80,24 +89,29 @@ def trainer(settings: Mapping[str, Any]) -> None:
                 f"trainer.optimizer={settings['optimizer']} is unknown; choose "
                 f"{' | '.join(OptimizerNames)}."
             )
-    for key in ("max_steps", "batch_size", "accumulation", "log_every", "score_batch_size"):
-        if not isinstance(settings[key], int) or settings[key] < 1:
+    for key in COUNTS:
+        if not _is_whole(settings[key]) or settings[key] < 1:
             raise UserError(f"trainer.{key}={settings[key]} must be a whole number of at least 1.")
-    if not isinstance(settings["checkpoint_every"], int) or settings["checkpoint_every"] < 0:
+    for key in AMOUNTS:
+        check_number(f"trainer.{key}", settings[key])
+    if settings["max_grad_norm"] is not None:
+        check_number("trainer.max_grad_norm", settings["max_grad_norm"])
+    for key in ("adam_beta1", "adam_beta2"):
+        check_number(f"trainer.{key}", settings[key], below=1)
+    if not _is_whole(settings["checkpoint_every"]) or settings["checkpoint_every"] < 0:
         raise UserError(
             f"trainer.checkpoint_every={settings['checkpoint_every']} must be a whole number of "
             "steps, or 0 for none."
         )
-    if not settings["checkpoint_minutes"] >= 0:
-        raise UserError(
-            f"trainer.checkpoint_minutes={settings['checkpoint_minutes']} must be 0 (none) or more."
-        )
-    late = [s for s in settings["score_steps"] if not 1 <= s <= settings["max_steps"]]
+    check_list("trainer.score_steps", settings["score_steps"], "whole numbers")
+    last = settings["max_steps"]
+    late = [s for s in settings["score_steps"] if not _is_whole(s) or not 1 <= s <= last]
     if late:
         raise UserError(
-            f"trainer.score_steps holds {late[0]}, but the run has steps 1 to "
-            f"{settings['max_steps']} (trainer.max_steps)."
+            f"trainer.score_steps holds {late[0]}, but the run has steps 1 to {last} "
+            "(trainer.max_steps)."
         )
+    check_list("trainer.score_at_learned", settings["score_at_learned"], "shares")
     shares = settings["score_at_learned"]
     wrong = [s for s in shares if not isinstance(s, int | float) or not 0 < s <= 1]
     if wrong:
@@ -105,3 +119,7 @@ def trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.score_at_learned holds {wrong[0]}; shares of the first loss are above 0 and "
             "at most 1."
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = {"bf16": "bfloat16", "fp32": "float32"}  # torch's names
+GPUS = ("cuda", "mps")
 # Linux shows a GPU that torch's CUDA (or ROCm) could use as one of these.
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "nvgpu", "kfd", "dxg")
 # x86's instructions that multiply bf16, as the kernel calls them.
@@ -80,10 +81,19 @@ def dtype(precision: str) -> torch.dtype:
     return found
 
 
-def resolve(device: str, precision: str) -> Placement:
-    """``auto`` picks CUDA, MPS, CPU in this order, and bf16 where the device multiplies it fast."""
-    if device != "cpu":
-        device = _present(device)
+def resolve(device: str, precision: str, *, here: bool = True) -> Placement:
+    """``auto`` picks CUDA, MPS, CPU in this order, and bf16 where the device multiplies it fast.
+
+    here: this machine will run it; another's device need not be on this one, where it is named.
+    """
+    if not here and str(device).partition(":")[0] in GPUS:
+        if precision == "auto":
+            raise UserError(
+                f"precision=auto depends on the {device} of the machine that runs the cell, which "
+                "is not this one: choose precision=bf16 or precision=fp32."
+            )
+    elif device != "cpu":
+        device = _present(str(device))
     if precision == "auto":
         precision = "bf16" if fast_bf16(device) else "fp32"
     if precision not in PRECISIONS:
@@ -102,10 +112,18 @@ def _present(device: str) -> str:
         found = [name for name, available in there.items() if available] + found
     if device == "auto":
         return found[0]
-    if device.split(":")[0] not in found:
+    kind, _, number = device.partition(":")
+    if kind not in found:
         raise UserError(
             f"device={device} is not on this machine; choose auto or one of: {', '.join(found)}."
         )
+    if kind == "cuda" and number:
+        numbers = [str(i) for i in range(torch.cuda.device_count())]
+        if number not in numbers:
+            raise UserError(
+                f"device={device} is not on this machine; it has "
+                f"{', '.join(f'cuda:{i}' for i in numbers)}."
+            )
     return device
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from bench.errors import UserError
@@ -14,3 +16,17 @@ def check_whole(key: str, value: Any, low: int, high: int) -> None:
     """Raise UserError, with the key and the range, unless ``low`` <= value <= ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise UserError(f"{key}={value} must be a whole number from {low} to {high}.")
+
+
+def check_number(key: str, value: Any, below: float = math.inf) -> None:
+    """Raise UserError, with the key and the range, unless 0 <= value < ``below``."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < below:
+        limit = f" and below {below:g}" if below < math.inf else ""
+        raise UserError(f"{key}={value} must be a number of at least 0{limit}.")
+
+
+def check_list(key: str, value: Any, words: str) -> None:
+    """Raise UserError unless it is a list; words: of what."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise UserError(f"{key}={value} must be a list of {words}, such as {key}=[...].")

@@ -69,11 +69,12 @@ def task(config: Mapping[str, Any]) -> Task:
         made.prepare()
         return made
 
-    return once("task", config["task"], make)
+    # A task may hold what it made for a tokenizer.
+    return once("task", [config["task"], config["model"]], make)
 
 
 def data_key(config: Mapping[str, Any]) -> list[Any]:
-    """What determines a cell's tokenised data, and scorers that may hold such."""
+    """What determines a cell's tokenised data, its card, and scorers that may hold such."""
     return [config["task"], config["model"], _stamps(config["model"])]
 
 

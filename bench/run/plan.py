@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,6 +33,7 @@ class Plan:
     method: MethodCard
     placement: Placement
     command: str
+    since: float = math.inf  # under force=true a record counts that is newer, by its file's time
 
     @property
     def folder(self) -> Path:
@@ -63,9 +65,16 @@ class Plan:
         )
 
 
-def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
+def plan(
+    config: Mapping[str, Any] | DictConfig,
+    command: str = "",
+    *,
+    here: bool = True,
+    since: float = math.inf,
+) -> Plan:
     """Name the cell. Cheap: the device is looked at, nothing is loaded.
 
+    here: this machine will run it. since: see Plan.
     Raises UserError or MethodError.
     """
     plain: dict[str, Any] = _resolved(config) if isinstance(config, DictConfig) else dict(config)
@@ -75,9 +84,9 @@ def plan(config: Mapping[str, Any] | DictConfig, command: str = "") -> Plan:
             f"`- /{missing[0]}: NAME` to the defaults of its file."
         )
     method = card(json.dumps(plain["method"], sort_keys=True))
-    placement = device.resolve(plain["device"], plain["precision"])
+    placement = device.resolve(plain["device"], plain["precision"], here=here)
     what = identity.identity(plain, method.settings, placement.precision)
-    return Plan(records.cell_id(what), plain, method, placement, command)
+    return Plan(records.cell_id(what), plain, method, placement, command, since)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -97,15 +106,13 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def done(plan: Plan) -> records.Record | None:
-    """The complete record of this cell, unless force=true or there is none.
+    """The complete record of this cell; None: there is none, or force=true and it is of before.
 
     A record of schema version 1, whose id hashed labels and no precision, counts where its cell is
     the same. Raises UserError for a torn or foreign file in its place.
     """
-    if plan.config["force"]:
-        return None
     file = plan.file if plan.file.exists() else _of_version_1(plan.folder).get(plan.cell)
-    if file is None:
+    if file is None or (plan.config["force"] and file.stat().st_mtime <= plan.since):
         return None
     record = records.read(file)
     return record if record["status"] in ("ok", "diverged") else None

@@ -54,6 +54,8 @@ class Watch(TrainerCallback):
             self._score(step, reached)
         due, leaving = self._agree(step, last)
         control.should_save = due or leaving
+        if control.should_save:
+            self._stop_clock()
         if leaving:
             control.should_training_stop = True
 
@@ -85,8 +87,9 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time of the checkpoint, for checkpoint_minutes."""
+        """Start the clock anew; note the time of the checkpoint, for checkpoint_minutes."""
         self.saved, self._saved_at = True, time.perf_counter()
+        self._since = self._saved_at
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock, the memory watch and the progress bar."""
@@ -107,7 +110,8 @@ class Watch(TrainerCallback):
         self._stop_clock()
         begin = time.perf_counter()
         self.trainer.pause_memory_watch()
-        metrics = self.score()
+        # The last update may have lost the weights, which the next loss will tell.
+        metrics = {k: v if math.isfinite(v) else None for k, v in self.score().items()}
         self.trainer.start_memory_watch()
         self._since = time.perf_counter()
         self.history.scoring_seconds += self._since - begin
@@ -121,7 +125,7 @@ class Watch(TrainerCallback):
             point["learned"] = max(reached)
         self.history.scores.append(point)
         log_scores(self.log, point)
-        self.progress.note(", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+        self.progress.note(", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None))
 
     def _checkpoint_due(self, step: int, last: bool) -> bool:
         """By steps, by minutes, and after the last step of a run long enough for one before."""
@@ -156,8 +160,9 @@ def log_train(log: Log, point: Mapping[str, Any]) -> None:
 
 
 def log_scores(log: Log, point: Mapping[str, Any]) -> None:
-    """A point of the scores along the run, for the tracker."""
-    log(point["step"], {f"score/{name}": value for name, value in point["metrics"].items()})
+    """A point of the scores along the run, for the tracker; what is not finite is left out."""
+    found = {f"score/{k}": value for k, value in point["metrics"].items() if value is not None}
+    log(point["step"], found)
 
 
 def replay(log: Log, history: History) -> None:

@@ -42,7 +42,7 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
     begun = False
     try:
         if (known := done(plan)) is not None:
-            return _done_before(plan, known, watcher)
+            return done_before(plan, known, watcher)
         leases.look(plan.lease, watcher)
         ready = prepare(plan)
         _refuse_what_cannot_fit(ready)
@@ -58,6 +58,9 @@ def _lead(plan: Plan, watcher: leases.Watcher, progress: Progress) -> Outcome:
         return Outcome(plan.title, "stopped", f"{reason}; it can be resumed", plan.command)
     except MISTAKES as error:
         return Outcome(plan.title, "refused", str(error), plan.command)
+    except Exception as error:  # what no check foresaw; the other cells go on
+        log.debug("the cell broke down here:", exc_info=True)
+        return Outcome(plan.title, "failed", f"{type(error).__name__}: {error}", plan.command)
     finally:
         if not begun:
             distributed.tell(False)
@@ -129,7 +132,8 @@ def _run(ready: Cell, lease: leases.Lease, progress: Progress) -> records.Record
             return cell.failed(ready, error)
 
 
-def _done_before(plan: Plan, record: records.Record, watcher: leases.Watcher) -> Outcome:
+def done_before(plan: Plan, record: records.Record, watcher: leases.Watcher) -> Outcome:
+    """The outcome of a cell whose record is there; what was left beside it is removed."""
     tidy(plan)
     leases.remove_stale(plan.lease, watcher)
     return of_record(plan.title, plan.command, record, fresh=False)

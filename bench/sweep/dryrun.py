@@ -67,13 +67,17 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
 def compose(overrides: Sequence[str]) -> tuple[list[list[str]], list[Job]]:
     """The combinations of a multirun with these overrides, and the cells that they come to."""
     with initialize_config_module("conf", version_base="1.3"):
+        from bench.sweep import plugins  # after Hydra's own modules, which it executes anew
+
         loader = GlobalHydra.instance().config_loader()
         try:
             master = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
         except ValueError as error:  # Hydra's for a number in the place of a group's choice
             raise UserError(f"{' '.join(overrides)}: {error}") from error
         grid = combinations(loader, master)
-        return grid, compose_grid(loader, master, grid)
+        name = str(master.hydra.launcher._target_).rpartition(".")[2]
+        here = getattr(plugins, name, plugins.LocalLauncher).here
+        return grid, compose_grid(loader, master, grid, here=here)
 
 
 def combinations(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:

@@ -133,9 +133,11 @@ def refused(
     peak, processes = footprint.footprint(*cell, cpu=cpu).peak, config["distributed"]["processes"]
     each = f" in each of {processes} processes" if processes > 1 else ""
     found = footprint.remedy(*cell, available, cpu=cpu)
+    workers = footprint.sharers(device)
+    shared = f" for each of {workers} workers (hydra.launcher.workers)" if workers > 1 else ""
     return (
         f"needs about {_gb(peak)} of memory{each}, and the {'machine' if cpu else 'device'} has "
-        f"{_gb(available)}: "
+        f"{_gb(available)}{shared}: "
         + (f"try {found}." if found else "take a larger one, or a smaller model.")
     )
 

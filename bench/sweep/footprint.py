@@ -6,6 +6,7 @@ Held to within 15 % of measured peaks by tests/bench/sweep/test_estimate.py.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ LIBRARIES = 540_000_000  # resident bytes of Python with torch, transformers and
 TOKENIZER = 2_000  # bytes an entry of the vocabulary
 SLACK = 1.15  # what is above this times the room is refused: the estimate is no better
 PROCESSES = (1, 2, 4, 8, 16)
+# By a device's kind, in the environment of a sweep's workers: how many of them share its memory.
+SHARERS = {"cpu": "MORA_BENCH_WORKERS", "cuda": "MORA_BENCH_WORKERS_A_GPU"}
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,18 @@ def _a_token(
 
 
 def room(device: str) -> int | None:
-    """Bytes of memory of the device that a cell will run on: ``cuda``, ``cuda:1``, ``cpu``."""
+    """Bytes that a cell may take of the device it will run on: ``cuda``, ``cuda:1``, ``cpu``."""
     import torch
 
     if device.startswith("cuda"):
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return memory.limit() if device == "cpu" else None
+        return int(torch.cuda.get_device_properties(device).total_memory) // sharers(device)
+    whole = memory.limit() if device == "cpu" else None
+    return None if whole is None else whole // sharers(device)
+
+
+def sharers(device: str) -> int:
+    """Workers of one sweep that share the device's memory, this process among them."""
+    return int(os.environ.get(SHARERS.get(device.partition(":")[0], ""), 1))
 
 
 def fits(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.errors import UserError
+from bench.run import checks
 from bench.run.plan import Plan, plan
 from bench.sweep import outcomes
 from bench.sweep.outcomes import Outcome
@@ -35,6 +37,8 @@ class Job:
     config: str  # JSON, resolved
     cell: str
     title: str
+    here: bool = True  # this machine runs it
+    since: float = math.inf  # see Plan
 
     @property
     def command(self) -> str:
@@ -43,7 +47,7 @@ class Job:
 
     def plan(self) -> Plan:
         """The cell's plan, with its method built. Raises UserError or MethodError."""
-        return plan(json.loads(self.config), self.command)
+        return plan(json.loads(self.config), self.command, here=self.here, since=self.since)
 
 
 class Composer:
@@ -77,10 +81,16 @@ class Composer:
 
 
 def compose_grid(
-    loader: ConfigLoaderImpl, master: DictConfig, grid: Sequence[Sequence[str]]
+    loader: ConfigLoaderImpl,
+    master: DictConfig,
+    grid: Sequence[Sequence[str]],
+    *,
+    here: bool = True,
+    since: float = math.inf,
 ) -> list[Job]:
     """The cells of a grid, each once. A cell that cannot be is an outcome; the others go on.
 
+    here: this machine will run them. since: from when on records count under force=true.
     Raises Hydra's exceptions where the command line itself is wrong, before anything runs.
     """
     composer, jobs = Composer(loader, master), dict[str, Job]()
@@ -89,13 +99,16 @@ def compose_grid(
         config = composer.compose(overrides)
         command = outcomes.command_line(overrides)
         try:
-            planned = plan(config, command)
+            planned = plan(config, command, here=here, since=since)
+            checks.configuration(planned.config)
         except (UserError, MethodError, OmegaConfBaseException) as error:
             outcomes.add(Outcome(" ".join(overrides), "refused", str(error), command))
             continue
         if planned.cell not in jobs:  # FFT, say, is the same cell at every rank
             text = json.dumps(planned.config)
-            jobs[planned.cell] = Job(tuple(overrides), text, planned.cell, planned.title)
+            jobs[planned.cell] = Job(
+                tuple(overrides), text, planned.cell, planned.title, here, since
+            )
         if time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"composed {number + 1} of {len(grid)} cells", file=sys.stderr, flush=True)

@@ -40,10 +40,13 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EM
 
 
 class Taken(Exception):
-    """Another process runs the cell; `owner` is its lease."""
+    """Another process runs the cell; `owner` is its lease.
 
-    def __init__(self, owner: Mapping[str, Any]) -> None:
-        self.owner = owner
+    doubtful: by its age it is a dead one's, and who goes on watching it will know.
+    """
+
+    def __init__(self, owner: Mapping[str, Any], doubtful: bool = False) -> None:
+        self.owner, self.doubtful = owner, doubtful
         super().__init__(f"runs on {owner.get('host', '?')}, process {owner.get('pid', '?')}")
 
 
@@ -174,8 +177,7 @@ def acquire(path: Path, watcher: Watcher) -> Lease:
             chain = _chain(path)
             if not chain:  # given back just now
                 continue
-            if not watcher.dead(chain[-1], _server_time(path.parent)):
-                raise Taken(chain[-1].owner)
+            _refuse_living(chain[-1], path, watcher)
             handle = _succeed(path, content, chain)
             if handle is not None:
                 return Lease(path, content, handle)
@@ -186,11 +188,17 @@ def acquire(path: Path, watcher: Watcher) -> Lease:
 def look(path: Path, watcher: Watcher) -> None:
     """Raise Taken where a living owner holds the cell; UserError as `acquire`."""
     try:
-        chain = _chain(path)
-        if chain and not watcher.dead(chain[-1], _server_time(path.parent)):
-            raise Taken(chain[-1].owner)
+        if chain := _chain(path):
+            _refuse_living(chain[-1], path, watcher)
     except OSError as error:
         raise _unusable(path, error) from None
+
+
+def _refuse_living(lease: Seen, path: Path, watcher: Watcher) -> None:
+    now = _server_time(path.parent)
+    if not watcher.dead(lease, now):
+        old = now - lease.modified >= STALE_AFTER
+        raise Taken(lease.owner, doubtful=old and owner_gone(lease.owner) is None)
 
 
 def _unusable(path: Path, error: OSError) -> UserError:

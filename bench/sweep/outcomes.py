@@ -23,8 +23,9 @@ SEVERITY = list(STATUS)
 class Outcome:
     """How one cell ended.
 
-    status: ok, diverged, failed (there is a record); refused (a mistake in the configuration),
-    stopped (asked to leave; the same command goes on), elsewhere (another process runs it).
+    status: ok, diverged, failed (there is a record, unless it broke down before it began);
+    refused (a mistake in the configuration), stopped (asked to leave; the same command goes on),
+    elsewhere (another process runs it).
     fresh: run now, not found complete. note: its score, in a few words.
     """
 

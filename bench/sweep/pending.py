@@ -16,12 +16,13 @@ LOOK_AGAIN = 5.0  # seconds until a cell that runs elsewhere is tried again
 class Pending:
     """A queue. What runs elsewhere comes up again after a while, until it is complete.
 
-    patience: seconds after which a cell that still runs elsewhere is left to its owner.
+    patience: seconds after which a cell that still runs elsewhere is left to its owner, from when
+    it was first found there.
     """
 
     def __init__(self, jobs: list[Job], patience: float = math.inf) -> None:
         self.ready, self.waiting = deque(jobs), deque[tuple[float, Job]]()
-        self.end = time.monotonic() + patience
+        self.patience, self.ends = patience, dict[str, float]()
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.waiting)
@@ -36,7 +37,9 @@ class Pending:
 
     def settle(self, job: Job, result: Outcome) -> None:
         """What becomes of a cell that was tried."""
-        if result.status == "elsewhere" and time.monotonic() < self.end:
-            self.waiting.append((time.monotonic() + LOOK_AGAIN, job))
+        now = time.monotonic()
+        end = self.ends.setdefault(job.cell, now + self.patience)
+        if result.status == "elsewhere" and now < end:
+            self.waiting.append((now + LOOK_AGAIN, job))
         else:
             outcomes.add(result)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +28,8 @@ class GridSweeper(BasicSweeper):
 class _GridLauncher(Launcher):
     """Composes a grid and hands it on. ``settings``: what conf/hydra/launcher says."""
 
+    here = True  # this machine runs the cells
+
     def __init__(self, **settings: Any) -> None:
         self.settings: dict[str, Any] = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
@@ -42,8 +46,13 @@ class _GridLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from bench.sweep.grid import compose_grid
 
+        found = [] if self.here else searchpath(self.config)
+        grid = [[*found, *overrides] for overrides in job_overrides]
         try:
-            self.run(compose_grid(self.loader, self.config, job_overrides))
+            jobs = compose_grid(self.loader, self.config, grid, here=self.here, since=time.time())
+            if not self.here:
+                warn_of_auto(jobs)
+            self.run(jobs)
         except UserError as error:  # of the sweep as a whole; Hydra would print where it was raised
             command = outcomes.command_line(sys.argv[1:])
             outcomes.add(outcomes.Outcome("the sweep", "refused", str(error), command))
@@ -67,6 +76,8 @@ class LocalLauncher(_GridLauncher):
 class ArrayLauncher(_GridLauncher):
     """A SLURM job array of single cells; returns at once."""
 
+    here = False
+
     def run(self, jobs: list[Any]) -> None:
         from bench.sweep import array
 
@@ -76,7 +87,32 @@ class ArrayLauncher(_GridLauncher):
 class SubmititLauncher(_GridLauncher):
     """SLURM jobs through submitit; waits for them."""
 
+    here = False
+
     def run(self, jobs: list[Any]) -> None:
         from bench.sweep import slurm
 
         slurm.run(jobs, self.settings)
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that makes a job find the configuration files of --config-dir and the like."""
+    paths = [
+        "'" + f"{source.schema}://{source.path}".replace("'", r"\'") + "'"
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+    ]
+    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
+
+
+def warn_of_auto(jobs: Sequence[Any]) -> None:
+    """Say that the precision of cells for other machines was settled by this one."""
+    for job in jobs:
+        if json.loads(job.config)["precision"] == "auto":
+            settled = job.plan().placement.precision
+            print(
+                f"precision=auto is {settled} on this machine. A node where it is another runs "
+                "another cell: better say precision=bf16 or precision=fp32.",
+                file=sys.stderr,
+            )
+            return

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from bench.errors import UserError
 from bench.run import device, imports, interrupts
+from bench.sweep import footprint
 from bench.sweep.grid import Job
 from bench.sweep.outcomes import Outcome
 from bench.sweep.overview import Overview
@@ -37,7 +38,9 @@ TAIL = 15  # last lines of a dead worker that are shown
 class Worker:
     """A process that runs cells one after the other."""
 
-    def __init__(self, slot: int, workers: int, events: queue.Queue[tuple[Worker, Any]]) -> None:
+    def __init__(
+        self, slot: int, workers: int, size: int, events: queue.Queue[tuple[Worker, Any]]
+    ) -> None:
         self.slot, self.ready = slot, False
         self.job: Job | None = None
         self.tail: deque[str] = deque(maxlen=TAIL)
@@ -46,7 +49,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | environment(slot, workers),
+            env=os.environ | environment(slot, workers, size),
             text=True,
             start_new_session=True,  # a Ctrl-C comes here alone, and is passed on as a request
         )
@@ -64,7 +67,8 @@ class Worker:
         self.job = job
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # its death is an event of its own
-            self.process.stdin.write(json.dumps({"config": job.config, "command": job.command}))
+            told = {"config": job.config, "command": job.command, "since": job.since}
+            self.process.stdin.write(json.dumps(told))
             self.process.stdin.write("\n")
             self.process.stdin.flush()
 
@@ -105,10 +109,11 @@ class Pool:
     """Workers at a queue of cells."""
 
     def __init__(self, size: int, workers: int, pending: Pending, overview: Overview) -> None:
-        self.pending, self.overview, self.total = pending, overview, workers
+        self.pending, self.overview = pending, overview
+        self.total, self.size = workers, size
         self.events: queue.Queue[tuple[Worker, Any]] = queue.Queue()
         self.idle: list[Worker] = []
-        self.workers = [Worker(slot, workers, self.events) for slot in range(size)]
+        self.workers = [Worker(slot, workers, size, self.events) for slot in range(size)]
         self.leaving = False
 
     def run(self) -> None:
@@ -184,16 +189,22 @@ class Pool:
         elif not worker.ready and not self.leaving:
             raise UserError(f"a worker cannot start: {worker.cause_of_death()}")
         if not self.leaving and len(self.pending):
-            self.workers.append(Worker(worker.slot, self.total, self.events))
+            self.workers.append(Worker(worker.slot, self.total, self.size, self.events))
 
 
-def environment(slot: int, workers: int) -> dict[str, str]:
-    """A worker's share: threads, so that workers do not wait for each other's cores; and a GPU."""
+def environment(slot: int, workers: int, size: int) -> dict[str, str]:
+    """A worker's share: threads, so that workers do not wait for each other's cores; and a GPU.
+
+    size: how many workers there are and share the memory, at most ``workers``.
+    """
     share = str(max(1, cores() // workers))
     variables = dict.fromkeys(THREADS, share)
+    variables[footprint.SHARERS["cpu"]] = str(size)
     devices = visible_gpus()
     if devices:
-        variables["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+        own = slot % len(devices)
+        variables["CUDA_VISIBLE_DEVICES"] = devices[own]
+        variables[footprint.SHARERS["cuda"]] = str(len(range(own, size, len(devices))))
     return variables
 
 

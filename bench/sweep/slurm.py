@@ -37,7 +37,13 @@ GONE = 30.0
 
 
 class CellJob:
-    """What submitit runs in the job. Knows how to be started again."""
+    """What submitit runs in the job. Knows how to be started again.
+
+    since: from when on a record counts under force=true.
+    """
+
+    def __init__(self, since: float) -> None:
+        self.since = since
 
     def __call__(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         """Run the cell; the fields of its Outcome."""
@@ -62,7 +68,8 @@ class CellJob:
 
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", 1)))
         with composer() as here:
-            planned = plan(here.compose(overrides), outcomes.command_line(overrides))
+            config, command = here.compose(overrides), outcomes.command_line(overrides)
+            planned = plan(config, command, since=self.since)
         watcher, say = Watcher(), partial(print, file=sys.stderr, flush=True)
         end = time.monotonic() + PATIENCE
         while True:
@@ -135,7 +142,9 @@ def submit(jobs: list[Job], folder: Path, settings: Mapping[str, Any]) -> list[A
                 if key not in own and value is not None
             }
         )
-        found: list[Any] = executor.map_array(CellJob(), [job.overrides for job in jobs])
+        found: list[Any] = executor.map_array(
+            CellJob(jobs[0].since), [job.overrides for job in jobs]
+        )
     except (submitit.core.utils.FailedJobError, NameError) as error:
         raise UserError(f"sbatch refused the jobs: {error}") from None
     return found

@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cells = read(options.cells, options.index, options.number)
         with interrupts.handled():
-            run(cells)
+            run(cells, options.cells.stat().st_mtime)
     except (OSError, ValueError, HydraException) as error:
         print(f"{options.cells}: {error}", file=sys.stderr)
         return outcomes.STATUS["refused"]
@@ -63,13 +63,17 @@ def main(arguments: list[str] | None = None) -> int:
     return outcomes.conclude()
 
 
-def run(cells: list[list[str]]) -> None:
-    """Compose the cells from their overrides and run them in this process, one after the other."""
+def run(cells: list[list[str]], since: float) -> None:
+    """Compose the cells from their overrides and run them in this process, one after the other.
+
+    since: from when on records count under force=true, so that a requeued task goes on.
+    """
     from bench.sweep import local
     from bench.sweep.grid import compose_grid
 
     with composer() as here:
-        local.run(compose_grid(here.loader, here.master, cells), workers=0, patience=PATIENCE)
+        jobs = compose_grid(here.loader, here.master, cells, since=since)
+        local.run(jobs, workers=0, patience=PATIENCE)
 
 
 @contextmanager

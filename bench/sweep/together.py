@@ -19,10 +19,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from bench.errors import UserError
 from bench.run import distributed, interrupts
-from bench.run.plan import Plan
+from bench.run.plan import Plan, done
 from bench.run.progress import Progress
-from bench.sweep import pool
+from bench.sweep import leases, pool
 from bench.sweep.leases import Watcher
 from bench.sweep.outcomes import Outcome
 
@@ -45,6 +46,16 @@ def run(
     from bench.sweep import attempt as alone
 
     if needed(plan.config):
+        # Processes that are new each time could not tell that an owner elsewhere is dead.
+        try:
+            if (known := done(plan)) is not None:
+                return alone.done_before(plan, known, watcher)
+            leases.look(plan.lease, watcher)
+        except leases.Taken as reason:
+            return Outcome(plan.title, "elsewhere", str(reason), plan.command)
+        except UserError as error:
+            return Outcome(plan.title, "refused", str(error), plan.command)
+        leases.remove_stale(plan.lease, watcher)
         return attempt(plan.config, overrides, plan.title, progress, say)
     return alone.attempt(plan, watcher, progress)
 

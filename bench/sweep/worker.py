@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import queue
 import sys
@@ -91,7 +92,8 @@ def work(cells: queue.Queue[str | None], told: IO[str]) -> None:
             if (line := cells.get()) is None:
                 return
             job = json.loads(line)
-            planned = plan(json.loads(job["config"]), job["command"])
+            since = job.get("since", math.inf)
+            planned = plan(json.loads(job["config"]), job["command"], since=since)
             outcome = attempt(planned, watcher, Telling(told))
             tell(told, event="end", outcome=asdict(outcome))
 

@@ -110,3 +110,14 @@ def test_a_rate_at_which_a_seed_diverged_is_not_the_best(tmp_path: Path, make) -
     rows = table(tmp_path)
     assert rows["LoRA r=8"][1:4] == ["100"] * 3
     assert rows["MoRA r=8"][1:4] == ["50 (1 of 3 seeds)"] * 3
+
+
+def test_an_arm_is_one_where_its_operator_goes_unsaid(tmp_path: Path, make) -> None:
+    """At the largest number rotation is alone, so that its section does not name the operator."""
+    for number in (32, 64, 128, 256):
+        for operator in ("rotation", "sharing")[: 1 if number == 256 else 2]:
+            known = facts(make, 100.0 + number, number, settings={"operator": operator})
+            records.write(known, tmp_path)
+    rows = table(tmp_path)
+    assert rows["MoRA (rotation) r=8"][1:5] == ["132", "164", "228", "356"]
+    assert rows["MoRA (sharing) r=8"][1:5] == ["132", "164", "228", "–"]

@@ -116,6 +116,20 @@ def test_how_often_it_was_scored_changes_no_final_score(run: Any, records_of: Re
         (["analysis.rank_cuts=[2,0]"], "analysis.rank_cuts holds 0; ranks"),
         (["save_model=true", "save_dtype=int8"], "save_dtype=int8 is unknown"),
         (["trainer.max_steps=0"], "trainer.max_steps=0"),
+        (["trainer.score_steps=3"], "trainer.score_steps=3 must be a list of whole numbers"),
+        (["trainer.score_steps=[a]"], "trainer.score_steps holds a"),
+        (["trainer.score_at_learned=0.5"], "trainer.score_at_learned=0.5 must be a list"),
+        (["trainer.score_at_learned=[a]"], "trainer.score_at_learned holds a"),
+        (["trainer.checkpoint_minutes=5m"], "trainer.checkpoint_minutes=5m must be a number of"),
+        (["trainer.checkpoint_minutes=-1"], "trainer.checkpoint_minutes=-1 must be a number of"),
+        (["trainer.pad_to_multiple_of=0"], "trainer.pad_to_multiple_of=0 must be a whole number"),
+        (["trainer.batch_size=true"], "trainer.batch_size=True must be a whole number"),
+        (["trainer.warmup_steps=-3"], "trainer.warmup_steps=-3 must be a number of at least 0"),
+        (["trainer.max_grad_norm=x"], "trainer.max_grad_norm=x must be a number of at least 0"),
+        (["trainer.weight_decay=null"], "trainer.weight_decay=None must be a number of at least"),
+        (["trainer.adam_beta2=1"], "trainer.adam_beta2=1 must be a number of at least 0 and below"),
+        (["analysis.rank_cuts=2"], "analysis.rank_cuts=2 must be a list of whole numbers"),
+        (["distributed.processes=x"], "distributed.processes=x must be a whole number"),
         (["trainer.optimizer=foo"], "trainer.optimizer=foo is unknown"),
         (["trainer.schedule=foo"], "trainer.schedule=foo is unknown"),
         (["trainer.score_steps=[7]"], "trainer.score_steps holds 7"),
@@ -201,6 +215,40 @@ def test_divergence_is_a_record_and_stops_no_sweep(run: Any, records_of: Records
     again = next(line for line in ended.err.splitlines() if line.startswith("  again: "))
     assert again.endswith("method=fft method.learning_rate=1e+20")
     assert "2 done before" in run("-m", "method=fft", "method.learning_rate=1e20,1e-3").out
+
+
+PYDOC = ["task.forgetting=[pydoc_topics]", "task.forgetting_limit=2"]
+
+
+def test_scores_of_lost_weights_are_null(run: Any, records_of: Records) -> None:
+    """Scored after the update that lost them, and before a loss shows it."""
+    lost = ["method=fft", "method.learning_rate=1e20", "trainer.score_steps=[1]"]
+    ended = run(*lost, *PYDOC)
+    record = only(records_of())
+    assert ended.status == 1 and record["status"] == "diverged", ended.err
+    assert record["reason"].startswith("the loss was not finite at step ")
+    (point,) = record["curves"]["scores"]
+    assert point["metrics"]["pydoc_topics_bits_per_byte"] is None
+    assert point["metrics"]["accuracy"] is not None
+    assert run(*lost, *PYDOC).status == 1 and only(records_of()) == record  # not tried again
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["method=fft", *PYDOC], "pydoc_topics_bits_per_byte"),
+        (["method=lora", "task.forgetting=[]"], "merge_audit.max_abs"),
+    ],
+)
+def test_what_the_last_step_loses_is_a_divergence(
+    run: Any, records_of: Records, arguments: list[str], what: str
+) -> None:
+    ended = run("method.learning_rate=1e20", "trainer.max_steps=1", *arguments)
+    record = only(records_of())
+    assert ended.status == 1 and record["status"] == "diverged", ended.err
+    assert record["reason"] == f"{what} was not finite after the last step"
+    assert (record["metrics"], record["merge_audit"], record["forgetting"]) == ({}, None, None)
+    assert len(record["curves"]["train"]) == 1
 
 
 def test_threads_are_the_cells_own(run: Any, records_of: Records) -> None:

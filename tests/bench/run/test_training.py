@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench.run import batches, models, schedule, training
+from bench.run import batches, checkpoints, models, schedule, training
 from bench.run.device import Placement
 from bench.run.history import History
 from methods import Method
@@ -283,6 +284,32 @@ def test_peak_memory_is_that_of_training(method: Method) -> None:
     quiet, scoring = peak([]), peak([1, 2, 6])
     assert quiet > 50 * 2**20
     assert scoring - quiet < much / 4
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+def test_checkpoints_are_no_training_time(
+    log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = checkpoints.save_state
+    slept = 0.0
+
+    def slowly(*arguments: Any) -> None:
+        nonlocal slept
+        slept += 0.5
+        time.sleep(0.5)
+        saved(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save_state", slowly)
+    loaded, method = tiny(), LoRA(rank=4, learning_rate=1e-2)
+    method.attach(loaded.model)
+    begin = time.perf_counter()
+    changed = settings(max_steps=4, checkpoint_every=1, log_every=log_every)
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, Rows(), changed, CPU, seed=0,
+        checkpoint_folder=tmp_path,
+    )  # fmt: skip
+    assert slept == 2.0
+    assert 0 < history.training_seconds < time.perf_counter() - begin - slept
 
 
 @pytest.mark.parametrize("compute", ["cached", "fused"])

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from bench import records
+from bench.run import device
 from bench.run.build import build
-from bench.sweep import dryrun, estimate
+from bench.sweep import dryrun, estimate, outcomes
 from methods import Method
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -121,3 +122,15 @@ def test_downloads_no_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = dryrun.look(["method=lora"])
     assert ["fetches it" in str(problem) for problem in found.needs.missing] == [True]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("launcher", ["sbatch", "slurm", "parallel"])
+def test_a_dry_run_for_a_cluster_needs_none_of_its_gpus(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "may_have_gpu", lambda: False)
+    monkeypatch.setattr(outcomes, "_outcomes", [])
+    cell = ["model=tiny", "method=lora", "device=cuda", "precision=bf16"]
+    _, jobs = dryrun.compose([*cell, f"hydra/launcher={launcher}"])
+    assert [job.here for job in jobs] == ([] if launcher == "parallel" else [False])
+    assert len(outcomes._outcomes) == (launcher == "parallel")

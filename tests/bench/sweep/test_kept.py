@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from bench import records
 from bench.run import kept, models
@@ -124,6 +127,23 @@ def test_a_base_that_is_replaced_is_read_again(folder: Path) -> None:
         after = base(settings)
     assert not torch.equal(before.model.lm_head.weight, after.model.lm_head.weight)
     assert torch.equal(other.model.lm_head.weight, after.model.lm_head.weight)
+
+
+def test_a_card_is_that_of_the_cells_own_tokenizer(
+    run: Any, records_of: Records, folder: Path
+) -> None:
+    """The facts are drawn from a vocabulary."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({f"w{i}": i for i in range(380)}, unk_token="w0")),
+        pad_token="w1", eos_token="w2",
+    )  # fmt: skip
+    tokenizer.save_pretrained(folder.with_name("words"))
+    grid = ["model=hub", f"model.source={folder}", "task=facts", "task.facts=16"]
+    grid += ["task.values=4", "task.attributes=4", "task.key_tokens=2", "method=lora"]
+    ended = run("-m", *grid, f"model.tokenizer=null,{folder.with_name('words')}")
+    assert ended.status == 0, ended.err
+    first, second = (record["task"]["data"][0]["fingerprint"] for record in records_of())
+    assert first != second
 
 
 def test_things_are_made_once_inside_and_each_time_outside() -> None:

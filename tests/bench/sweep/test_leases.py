@@ -8,12 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.errors import UserError
-from bench.sweep import leases, status
+from bench.run.progress import Progress
+from bench.sweep import leases, outcomes, status, together
+from bench.sweep.grid import Job
+from bench.sweep.outcomes import Outcome
+from bench.sweep.pending import Pending
 
 CELL = "0123456789abcdef"
 
@@ -118,6 +123,73 @@ def test_an_owner_elsewhere_is_dead_when_it_stands_still_for_long(
         take(path, watcher)
     time.sleep(0.25)
     take(path, watcher).release()
+
+
+@pytest.fixture
+def left(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The lease of a cell that an owner elsewhere has left behind, beside its record."""
+    assert run().status == 0
+    (record,) = (tmp_path / "runs").glob("*.json")
+    monkeypatch.setattr(leases, "WATCHED", 0.3)
+    return leave(record.with_suffix(".lease"), ELSEWHERE, age=1000)
+
+
+def test_one_command_takes_over_from_a_dead_owner_elsewhere(run: Any, left: Path) -> None:
+    """Which only watching can tell, and says so; of a record that is there it needs no proof."""
+    assert run().out == "1 cell: 1 done before\n"
+    left.with_suffix(".json").unlink()
+    ended = run()
+    assert ended.status == 0 and ended.out.endswith("1 cell: 1 ok\n"), ended.err
+    assert "elsewhere, process 1, which has given no sign of life" in ended.err
+    assert not left.exists()
+
+
+def test_one_command_does_not_wait_for_a_living_owner(run: Any, left: Path) -> None:
+    left.with_suffix(".json").unlink()
+    leave(left, ELSEWHERE, age=20)
+    ended = run()
+    assert ended.status == 3 and "runs on elsewhere, process 1" in ended.err
+    assert "sign of life" not in ended.err
+
+
+def test_of_several_processes_the_sweep_tells_whether_an_owner_is_dead(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are started once it is, and find no lease."""
+    monkeypatch.setattr(leases, "WATCHED", 0.2)
+    started: list[bool] = []
+
+    def start(config: Any, overrides: Any, title: str, *_: Any) -> Outcome:
+        started.append(path.exists())
+        return Outcome(title, "ok", None, "command")
+
+    monkeypatch.setattr(together, "attempt", start)
+    monkeypatch.setattr(together, "done", lambda plan: None)
+    plan: Any = SimpleNamespace(
+        config={"distributed": {"processes": 2}}, lease=path, title="cell", command="command"
+    )
+    leave(path, ELSEWHERE, age=1000)
+    watcher = leases.Watcher()
+
+    def tried() -> str:
+        return together.run(plan, [], watcher, Progress(), print).status
+
+    assert (tried(), started) == ("elsewhere", [])
+    time.sleep(0.25)
+    assert (tried(), started) == ("ok", [False])
+
+
+def test_patience_begins_where_a_cell_is_first_found_taken(monkeypatch: Any) -> None:
+    jobs = [Job((), "{}", name, name) for name in "ab"]
+    queue = Pending(jobs, patience=0.5)
+    time.sleep(0.6)  # others ran first
+    taken = Outcome("a", "elsewhere", None, "command")
+    monkeypatch.setattr(outcomes, "_outcomes", [])
+    queue.settle(jobs[0], taken)
+    assert len(queue.waiting) == 1 and not outcomes._outcomes
+    time.sleep(0.6)
+    queue.settle(jobs[0], taken)
+    assert outcomes._outcomes == [taken]
 
 
 def test_an_owner_elsewhere_lives_while_it_gives_signs(

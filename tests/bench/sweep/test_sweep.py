@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.initialize import initialize_config_module
@@ -23,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from bench import records, sweep
-from bench.sweep import grid, outcomes, pending, pool, task
+from bench.run import device
+from bench.sweep import attempt, footprint, grid, outcomes, pending, pool, task
 from bench.sweep.overview import duration
 
 PARALLEL = ["hydra/launcher=parallel", "hydra.launcher.workers=2"]
@@ -90,6 +93,36 @@ def test_a_grid_names_each_cell_once(composer: grid.Composer) -> None:
     assert refused.command == "python -m bench model=tiny method=lora method.rank=0"
     assert jobs[1].plan().cell == jobs[1].cell
     assert json.loads(jobs[1].config)["method"]["rank"] == 2
+
+
+def test_a_value_that_cannot_be_is_refused_where_the_grid_is_composed(
+    composer: grid.Composer,
+) -> None:
+    """So that a dry run tells it, and no job of a cluster does."""
+    cells = [["model=tiny", f"trainer.schedule={name}"] for name in ("liner", "linear")]
+    (job,) = grid.compose_grid(composer.loader, composer.master, cells)
+    assert "trainer.schedule=linear" in job.overrides
+    (refused,) = outcomes._outcomes
+    assert refused.status == "refused"
+    assert (refused.reason or "").startswith("trainer.schedule=liner is unknown; choose")
+
+
+@pytest.mark.parametrize("what", ["prepare", "_refuse_what_cannot_fit"])
+def test_a_cell_that_breaks_down_before_it_begins_stops_no_sweep(
+    run: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    whole = getattr(attempt, what)
+
+    def broken(given: Any) -> Any:
+        plan = given if what == "prepare" else given.plan
+        if plan.config["seed"] == 0:
+            raise TypeError("out of luck")
+        return whole(given)
+
+    monkeypatch.setattr(attempt, what, broken)
+    ended = run("-m", "method=lora", "seed=0,1")
+    assert ended.status == 1 and ended.out == "2 cells: 1 failed, 1 ok\n", ended.err
+    assert "failed: TypeError: out of luck" in ended.err and "Traceback" not in ended.err
 
 
 @pytest.mark.slow
@@ -258,6 +291,73 @@ def test_a_list_for_slurm_is_written_and_a_task_runs_its_part(
     assert run(*ARRAY, "method=lora", "seed=0,1,2").out.startswith("sbatch --parsable --array=1-2 ")
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "may_have_gpu", lambda: False)
+
+
+def test_a_login_node_needs_no_gpu(run: Any, tmp_path: Path, no_gpu: None) -> None:
+    written = run(*ARRAY, "method=lora", "device=cuda", "precision=bf16", "seed=0,1")
+    assert written.status == 0 and "--array=1-2 " in written.out, written.err
+    refused = run(*ARRAY, "method=lora", "device=cuda", "precision=auto")
+    assert refused.status == 2 and "choose precision=bf16 or precision=fp32" in refused.err
+    warned = run(*ARRAY, "method=lora", "precision=auto", "seed=0,1")
+    assert warned.status == 0 and "--array=1-2 " in warned.out
+    assert warned.err.count("precision=auto is ") == 1
+
+
+@pytest.mark.parametrize("option", ["--config-dir", "hydra.searchpath"])
+def test_a_task_finds_the_configuration_that_the_command_was_given(
+    run: Any, records_of: Any, tmp_path: Path, option: str
+) -> None:
+    folder = tmp_path / "it's mine, too"
+    (folder / "model").mkdir(parents=True)
+    tiny = (Path(__file__).resolve().parents[3] / "conf/model/tiny.yaml").read_text()
+    (folder / "model" / "own.yaml").write_text(tiny)
+    given = ["--config-dir", str(folder)]
+    if option == "hydra.searchpath":
+        given = [f'hydra.searchpath=["file://{folder}"]']
+    written = run(*ARRAY, "model=own", "method=lora", "seed=0,1", *given)
+    assert written.status == 0, written.err
+    (cells,) = tmp_path.glob("runs/slurm/*/cells-1.jsonl")
+    assert task.main([str(cells), "2"]) == 0
+    assert [record["seed"] for record in records_of()] == [1]
+
+
+def test_a_forced_task_that_is_requeued_goes_on(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What it has done is newer than the list of cells; what lay there before is not."""
+    assert run("-m", "method=lora", "seed=0,1").status == 0
+    assert run(*ARRAY, "method=lora", "seed=0,1", "force=true").status == 0
+    (cells,) = tmp_path.glob("runs/slurm/*/cells-1.jsonl")
+    said = []
+    for _ in range(2):
+        capfd.readouterr()
+        assert task.main([str(cells), "1", "2"]) == 0
+        said.append(capfd.readouterr().out)
+    assert said == ["2 cells: 2 ok\n", "2 cells: 2 done before\n"]
+
+
+def test_workers_have_one_gpu_each(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_present", lambda name: name)
+    ended = run("-m", *PARALLEL, "device=cuda:1", "seed=0,1")
+    assert ended.status == 2 and "CUDA_VISIBLE_DEVICES=1" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint.memory, "limit", lambda: 1200)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda name: SimpleNamespace(total_memory=600)
+    )
+    assert [footprint.room(name) for name in ("cpu", "cuda", "mps")] == [1200, 600, None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for name, value in pool.environment(slot=2, workers=5, size=3).items():
+        monkeypatch.setenv(name, value)
+    assert [footprint.room(name) for name in ("cpu", "cuda:0", "mps")] == [400, 300, None]
+
+
 def test_a_list_for_slurm_holds_no_secret(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,12 +425,14 @@ def test_workers_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert pool.environment(3, 5) == {
+    assert pool.environment(3, 5, 4) == {
         "CUDA_VISIBLE_DEVICES": "6", **dict.fromkeys(pool.THREADS, "3"),
+        "MORA_BENCH_WORKERS": "4", "MORA_BENCH_WORKERS_A_GPU": "2",
     }  # fmt: skip
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's limit is one for all
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.environment(0, 5) == dict.fromkeys(pool.THREADS, "1")
+    alone = {"MORA_BENCH_WORKERS": "1"}
+    assert pool.environment(0, 5, 1) == dict.fromkeys(pool.THREADS, "1") | alone
 
 
 @pytest.mark.parametrize(
