@@ -83,6 +83,14 @@ class Row:
     def values(self, metric: str) -> list[float]:
         return [c.metrics[metric].value for c in self.ok if metric in c.metrics]
 
+    def ended(self, metric: str, *, higher_is_better: bool) -> tuple[bool, float]:
+        """How well it ended; more is better. A row of which a seed diverged is below all of which
+        none did, and one without the metric is last."""
+        values = self.values(metric)
+        if not values:
+            return False, -np.inf
+        return not self.diverged, float(np.mean(values)) * (1 if higher_is_better else -1)
+
 
 @dataclass(frozen=True)
 class Section:

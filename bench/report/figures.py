@@ -61,12 +61,9 @@ def drawable(section: Section, metric: str | None) -> tuple[list[Row], str]:
 
 
 def _ended(row: Row, section: Section, metric: str | None) -> tuple[bool, float]:
-    """More is better: a row of which a seed diverged is below all of which none did."""
-    values = row.values(metric) if metric else []
-    if not values or metric is None:
+    if metric is None or metric not in section.metrics:
         return False, -np.inf
-    sign = 1 if section.metrics[metric].higher_is_better else -1
-    return not row.diverged, sign * float(np.mean(values))
+    return row.ended(metric, higher_is_better=section.metrics[metric].higher_is_better)
 
 
 # ---------------------------------------------------------------------------- curves

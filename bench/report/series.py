@@ -50,10 +50,10 @@ class Series:
     def arms(self) -> dict[str, dict[int, Row]]:
         """Of each arm, by number, the row whose rate ended best by the mean; one at which a seed
         diverged only where all rates have such a seed."""
-        sign = 1 if self.largest.metrics[self.metric].higher_is_better else -1
+        higher = self.largest.metrics[self.metric].higher_is_better
 
         def rank(row: Row) -> tuple[bool, float]:
-            return not row.diverged, sign * float(np.mean(row.values(self.metric)))
+            return row.ended(self.metric, higher_is_better=higher)
 
         # A section names its rows by what differs in it: an operator that is alone goes unsaid.
         placed = [(number, row) for number, s in self.sections.items() for row in s.rows]
