@@ -38,6 +38,7 @@ class Collection:
     cells: list[Result] = field(default_factory=list)
     perturbed: list[Result] = field(default_factory=list)  # for the noise floor, and no seeds
     repeats: list[tuple[Result, Result]] = field(default_factory=list)  # the same cell, run twice
+    again: list[Result] = field(default_factory=list)  # likewise, with the very same numbers
     refused: list[str] = field(default_factory=list)  # messages, each naming its file
 
 
@@ -67,14 +68,17 @@ def collect(path: str | Path) -> Collection:
         if earlier is cell:
             (found.perturbed if cell.perturbed else found.cells).append(cell)
         elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
-            alike = earlier.processor == cell.processor
-            if version > 1 and alike and not _same_numbers(earlier.file, file):
+            alike, same = earlier.processor == cell.processor, _same_numbers(earlier.file, file)
+            if version > 1 and alike and not same:
                 raise twice(earlier, cell)
             if cell.started < earlier.started:
                 cells = found.perturbed if cell.perturbed else found.cells
                 cells[cells.index(earlier)] = first[cell.cell, cell.device] = cell
                 earlier, cell = cell, earlier
-            found.repeats.append((earlier, cell))
+            if alike and same:  # on one kind of processor that says nothing of chance
+                found.again.append(cell)
+            else:
+                found.repeats.append((earlier, cell))
     if not found.cells:
         if found.refused:
             raise UserError("\n".join([f"{path}: no readable record", *found.refused]))
@@ -250,7 +254,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = identity.canonical(value)
     return flat
 
 

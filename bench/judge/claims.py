@@ -180,10 +180,16 @@ def parse(data: Mapping[str, Any]) -> Claim:
     endpoint = endpoints.read(data.get("endpoint"))
     always = endpoint.kind == "to_target"
     scale = _one_of(data, "scale", ("difference", "ratio"), "ratio" if always else "difference")
+    value = _arm(data, "b").value
+    if scale == "ratio" and value is not None and not value > 0:
+        raise ValueError(f"b: value is {value:g}; with scale: ratio it must be above 0")
     if always and scale != "ratio":
         raise ValueError("scale is 'difference'; to_target is compared by ratios")
+    if scale == "ratio" and endpoint.kind in endpoints.DIFFERENCES:
+        raise ValueError(f"scale is 'ratio'; {endpoint.kind} is compared by differences")
     margin = (1.0 if scale == "ratio" else 0.0) if margin is None else margin
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or margin < 0:
+    number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+    if not number or not 0 <= margin < math.inf:
         raise ValueError(f"margin is {margin!r}; it must be a number, 0 or more")
     over = data.get("over")
     if over is not None and (not isinstance(over, str) or not endpoint.of.learning):
@@ -225,7 +231,7 @@ def _setting(value: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
         raise ValueError(f"setting is {value!r}; it must be a table of conditions")
     return tuple(
         (str(key), tuple(wanted) if isinstance(wanted, list) else (wanted,))
-        for key, wanted in sorted(value.items())
+        for key, wanted in sorted(value.items(), key=lambda item: str(item[0]))
     )
 
 
@@ -249,7 +255,7 @@ def _ratio(margin: float) -> float:
 def _arm(data: Mapping[str, Any], key: str) -> Arm:
     arm = data.get(key)
     if isinstance(arm, dict) and isinstance(arm.get("method"), str):
-        settings = {k: v for k, v in arm.items() if k not in ("method", "learning_rate")}
+        settings = {str(k): v for k, v in arm.items() if k not in ("method", "learning_rate")}
         rate = arm.get("learning_rate")
         if isinstance(rate, bool) or not isinstance(rate, (int, float, type(None))):
             raise ValueError(f"{key}: learning_rate is {rate!r}; it must be a number")

@@ -20,6 +20,7 @@ from bench.judge.intervals import (
     Effect,
     Pool,
     estimate,
+    least_flip,
     paired,
     pool,
     sign_flip,
@@ -70,14 +71,22 @@ class Comparison:
 
     @classmethod
     def of(
-        cls, measuring: Measuring, setting: Setting, protocol: str, arms: Sequence[Candidate]
+        cls,
+        measuring: Measuring,
+        setting: Setting,
+        protocol: str,
+        arms: Sequence[Candidate],
+        first: int | None = None,
     ) -> Comparison:
-        """Where a rate is chosen among the reported cells, or all count: each arm on its grid."""
+        """Where a rate is chosen among the reported cells, or all count: each arm on its grid.
+
+        first: how many of the lowest seeds say what the grid is; None: all.
+        """
         kept, said = [], list[str]()
         for arm in arms:
             several = len(arm.reported) > 1 and not arm.validation
             if several and protocol in ("tuned", ALL_RATES):
-                arm, words = arm.on_grid()
+                arm, words = arm.on_grid(first)
                 said += words
             kept.append(arm)
         return cls(measuring, setting, protocol, kept, left_out=tuple(said))
@@ -214,8 +223,11 @@ class Comparison:
         said = []
         for arm, choice in zip(self.arms, choices, strict=True):
             for seed, cell in sorted(choice.cells.items()):
-                if cell.status == "diverged":
+                counts = self.measuring.number(cell)[0] is not None
+                if cell.status == "diverged" and counts:
                     said.append(f"seed {seed} of {arm.name} diverged: it counts as the worst")
+                elif cell.ok and not counts and self.measuring.by_cell:
+                    said.append(f"seed {seed} of {arm.name} left out: not measured")
                 elif not cell.ok:
                     said.append(f"seed {seed} of {arm.name} {cell.status}: left out with its pair")
         alone = sorted(choices[0].cells.keys() ^ choices[-1].cells.keys())
@@ -232,6 +244,8 @@ class Comparison:
         base = replace(base, cells=cells, pairs=tuple(found), diverged=self._diverged(choices))
         fired, flags = guards.budgets(self.claim, self.arms)
         fired += guards.of_values(self.measuring, found)
+        if lost := guards.diverged(self.measuring, choices):
+            fired.append(lost)
         base = replace(base, flags=(*base.flags, *flags), guards=tuple(fired))
         if len(found) < FEWEST_SEEDS:
             seeds = count(len(found), "paired seed" if len(self.arms) > 1 else "seed")
@@ -251,7 +265,10 @@ class Comparison:
         tuned = choices if self.claim.endpoint.of.tuned else []
         if tuned and (edge := guards.edge(effect.effect, tuned, alike=alike)):
             fired.append(edge)
-        if alike and (bounded := guards.bounded(base.pairs)):
+        bounded = guards.bounded(base.pairs) if alike else None
+        if verdict in (HOLDS, REVERSED):
+            bounded = bounded or guards.flattered(self.measuring, base.pairs, effect.effect)
+        if bounded:
             fired.append(bounded)
         edges = [choice.edge for choice in tuned if choice.edge]
         flags = (*base.flags, *(e for e in dict.fromkeys(edges) if not any(
@@ -265,13 +282,16 @@ class Comparison:
         if fired:
             why = "; ".join(map(str, dict.fromkeys(fired)))
             made = replace(made, verdict=CANNOT_TELL, reason=why, p=None)
-        elif unsettled := self._unsettled(choices):
+        elif unsettled := self.unsettled():
             made = replace(made, verdict=UNSETTLED, reason=unsettled, p=None)
         return self._whole(made, choices) if whole else made
 
-    def _unsettled(self, choices: Sequence[Choice]) -> str:
-        if len(choices) < 2 or not self.claim.endpoint.of.tuned:
+    def unsettled(self) -> str:
+        """Why the arms' rates are not settled; empty where they are."""
+        tuned = self.claim.endpoint.of.tuned and self.protocol != ALL_RATES
+        if len(self.arms) < 2 or not tuned:
             return ""
+        choices = [self.choice(arm) for arm in self.arms]
         if self.protocol == "tuned" and (unlike := choices[0].search.differs(choices[1].search)):
             searches = ", ".join(
                 f"{arm.name} {count(c.search.trials, 'trial')} in {c.search.octaves:.1f} octaves, "
@@ -349,7 +369,8 @@ class Comparison:
         flip = sign_flip(effect.values)
         flags = (*made.flags, late) if late else made.flags
         if flip is not None and made.decided and self.claim.direction == "better":
-            disagree = flip > effect.level and made.verdict in (HOLDS, REVERSED)
+            disagree = flip > effect.level >= least_flip(effect.n)
+            disagree = disagree and made.verdict in (HOLDS, REVERSED)
             flags = (*flags, f"flipping signs gives p = {flip:.2g}") if disagree else flags
         return replace(
             made, seeds_needed=needed, p_flip=flip, flags=flags,

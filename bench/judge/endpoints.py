@@ -42,6 +42,8 @@ from dataclasses import dataclass
 from typing import Any
 
 COUNTED = ("steps", "tokens", "seconds")
+# Endpoints that are compared by differences alone.
+DIFFERENCES = ("curve", "good_range", "forgetting_at_learned", "forgetting_at_equal_learning")
 FLOOR = 0.1
 FLOOR_OF_LOSSES = 0.02
 
@@ -137,7 +139,8 @@ class Endpoint:
 def read(value: Any) -> Endpoint:
     """From a claim's file: a word or a table. Raises ValueError naming the key."""
     table: Mapping[str, Any] = {"kind": value} if isinstance(value, str) else value
-    if not isinstance(table, Mapping) or table.get("kind") not in KINDS:
+    named = table.get("kind") if isinstance(table, Mapping) else None
+    if not isinstance(named, str) or named not in KINDS:
         raise ValueError(f"endpoint is {value!r}; its kind must be one of: {', '.join(KINDS)}")
     kind = table["kind"]
     known = {"kind", "floor", *KINDS[kind].keys} | ({"metric"} if _has_metric(kind) else set())
@@ -153,7 +156,10 @@ def read(value: Any) -> Endpoint:
         raise ValueError("endpoint to_target needs targets: losses in nats a token")
     shares = _numbers(table, "shares", (0.25, 0.5, 0.75))
     choices = targets if kind == "to_target" else shares
-    judged = float(table.get("judged", targets[0] if kind == "to_target" else 0.5))
+    judged = table.get("judged", targets[0] if kind == "to_target" else 0.5)
+    if isinstance(judged, bool) or not isinstance(judged, (int, float)):
+        raise ValueError(f"endpoint judged is {judged!r}; it must be a number")
+    judged = float(judged)
     if kind in ("to_target", "forgetting_at_learned") and judged not in choices:
         raise ValueError(f"endpoint judged is {judged:g}; it must be one of {list(choices)}")
     window, rank = table.get("window", 8), table.get("rank", "own")

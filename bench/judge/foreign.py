@@ -7,7 +7,7 @@ A table has a line for each number:
     learning_rate  number, or empty
     seed           whole number; cells are paired by it
     metric         name of the number
-    value          number; empty for steps_to_target (tokens_, seconds_) that was never reached
+    value          number; empty for steps_to_target that was not reached in the line's `steps`
 
 and may have: example (a name; lines of one cell and metric are then averaged, and judged by
 example too), steps (planned, whole number), setting (arms of one setting are compared), budget
@@ -39,6 +39,7 @@ LABELS = {
     "lora_plus": "LoRA+", "dora": "DoRA", "asylora": "AsyLoRA",
 }  # fmt: skip
 _LOWER = ("loss", "perplexity", "steps", "seconds", "tokens", "error", "nll", "bits_per_byte")
+_SPEEDS = ("per_second",)  # whatever else their names say
 
 Key = tuple[str, int | None, float | None, int, str]
 
@@ -119,8 +120,10 @@ def _add(cells: dict[Key, _Known], line: Mapping[str | None, Any]) -> None:
         raise ValueError(f"learning_rate is {rate:g}; it must be above 0")
     value = _number(fields, "value")
     if value is None:
-        if not metric.endswith("_to_target"):
+        if metric != "steps_to_target":
             raise ValueError("value is empty; only steps_to_target may be, where it isn't reached")
+        if not fields.get("steps"):
+            raise ValueError("value is empty: steps must say how many did not reach the target")
         value = math.inf
     whole_rank = None if rank is None else int(rank)
     key = (method, whole_rank, rate, int(seed), fields.get("setting", ""))
@@ -176,7 +179,8 @@ def _cell(path: Path, key: Key, known: _Known) -> Result:
         numbers = known.values.get(name) or [*known.examples[name].values()]
         if not all(map(math.isfinite, numbers)) and name in known.examples:
             continue
-        higher = known.better.get(name, not any(word in name for word in _LOWER))
+        lower = any(word in name for word in _LOWER) and not name.endswith(_SPEEDS)
+        higher = known.better.get(name, not lower)
         metrics[name] = Score(float(np.mean(numbers)), len(numbers), higher,
                                known.units.get(name, ""), None)  # fmt: skip
     settings = {} if known.steps is None else {"trainer.max_steps": known.steps}

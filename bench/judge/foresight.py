@@ -69,7 +69,9 @@ def foresee(
     looks. A claim on other tasks and settings is passed over.
     """
     numbers = trainable or [None] * len(design)
-    cells = [_planned(i, c, n) for i, (c, n) in enumerate(zip(design, numbers, strict=True))]
+    planned = enumerate(zip(design, numbers, strict=True))
+    # Perturbed cells tell the noise floor, and are no seeds.
+    cells = [_planned(i, c, n) for i, (c, n) in planned if not c.get("perturb")]
     family = family or Family()
     known = _spreads([*family.claims, *claims], found)
     said: list[Foresight] = []

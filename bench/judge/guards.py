@@ -8,7 +8,9 @@ edge               the losing arm's best rate is the lowest or highest that was 
                    arm's, where the verdict says that there is little between them)
 budgets            the arms train numbers of parameters that differ by more than 5 %
 censored           more than half of an arm's cells never reached the target; or some did not,
-                   where the verdict says that there is little between the arms
+                   where the verdict says that there is little between the arms, or that this arm
+                   is the better one: how much worse these are is not known
+diverged           cells that have no value here, and would be left out for having failed
 no ratio           a value that a ratio can't be taken of
 """
 
@@ -174,3 +176,31 @@ def bounded(pairs: Sequence[Pair]) -> Guard | None:
     if not cut:
         return None
     return Guard("censored", f"{count(cut, 'seed')} with a bound only, which shows no likeness")
+
+
+def flattered(measuring: Measuring, pairs: Sequence[Pair], effect: float) -> Guard | None:
+    """Bounds that make the difference look larger than it is.
+
+    A bound is below what it stands for. So it flatters the arm that is ahead where fewer is better
+    (steps to a target), and shortens the other where more is.
+    """
+    ahead = 0 if effect > 0 else 1
+    arm = 1 - ahead if measuring.higher_is_better else ahead
+    cut = sum(pair.censored[arm] for pair in pairs)
+    if not cut:
+        return None
+    cells = f"{count(cut, 'cell')} of {'ab'[arm]}"
+    if measuring.higher_is_better:
+        return Guard("censored", f"{cells} with a bound only, which flatters the other")
+    return Guard("censored", f"{cells}, which is ahead, never got there")
+
+
+def diverged(measuring: Measuring, choices: Sequence[Choice]) -> Guard | None:
+    """Cells that would be left out for having failed, which flatters their arm."""
+    endpoint = measuring.claim.endpoint.of
+    if endpoint.learning or not endpoint.tuned:
+        return None
+    cells = [c for choice in choices for c in choice.cells.values() if c.status == "diverged"]
+    if not cells:
+        return None
+    return Guard("diverged", f"{count(len(cells), 'cell')} without a value here")

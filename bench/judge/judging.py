@@ -55,8 +55,13 @@ def judge(
     return made
 
 
-def _comparisons(claim: Claim, known: Sequence[Setting]) -> Iterator[list[Comparison]]:
-    """For each setting and pair of arms its comparisons, one a protocol."""
+def _comparisons(
+    claim: Claim, known: Sequence[Setting], first: int | None = None
+) -> Iterator[list[Comparison]]:
+    """For each setting and pair of arms its comparisons, one a protocol.
+
+    first: how many of the lowest seeds say what the grid of rates is, as a first look has them.
+    """
     if claim.trend:
         return
     for setting in known:
@@ -75,12 +80,12 @@ def _comparisons(claim: Claim, known: Sequence[Setting]) -> Iterator[list[Compar
                 continue
             kind = claim.endpoint.kind
             if kind in ("good_range", "forgetting_at_equal_learning"):
-                yield [Comparison.of(measuring, setting, ALL_RATES, arms)]
+                yield [Comparison.of(measuring, setting, ALL_RATES, arms, first)]
                 continue
             protocols = [*PROTOCOLS]
             if all(len(arm.reported) == 1 and not arm.validation for arm in arms):
                 protocols.append(AS_RUN)
-            yield [Comparison.of(measuring, setting, p, arms) for p in protocols]
+            yield [Comparison.of(measuring, setting, p, arms, first) for p in protocols]
 
 
 def _exploratory(comparisons: Sequence[Comparison]) -> Iterator[Judgement]:
@@ -130,10 +135,11 @@ def _of_family(
     """Each primary comparison as its last look left it."""
     waiting: list[Judgement] = []
     judged: list[tuple[Sequence[int], At]] = []
+    first = family.looks[0].seeds
     for claim in family.claims:
-        several = [c for group in _comparisons(claim, of(claim)) for c in _primary(group)]
+        several = [c for group in _comparisons(claim, of(claim), first) for c in _primary(group)]
         made: list[tuple[Sequence[int], At]] = [(c.seeds(), _Of(c)) for c in several]
-        made += trends.primary(claim, of(claim))
+        made += trends.primary(claim, of(claim), first)
         judged += made
         if not made:
             reason_ = _no_cells(claim, of(claim), cells)

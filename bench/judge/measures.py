@@ -77,6 +77,11 @@ class Measuring:
     def words(self) -> str:
         return self.claim.endpoint.words(self.metric)
 
+    @property
+    def by_cell(self) -> bool:
+        """Whether a cell has a value by itself, and not only beside its partner."""
+        return self.claim.endpoint.kind != "forgetting_at_learned"
+
     # ------------------------------------------------------------------ one cell
 
     def value(self, cell: Result, judged: float | None = None) -> float | None:
@@ -100,7 +105,9 @@ class Measuring:
             case "lost_by_cut":
                 rank = endpoint.rank or cell.rank
                 cut = cell.cuts.get(str(rank), {}).get(self.metric or "")
-                return None if final is None or cut is None else 1 - cut / final.value
+                if final is None or final.value == 0 or cut is None:
+                    return None
+                return 1 - cut / final.value
             case "singular_values_above_0.1":
                 return None if cell.spectrum is None else cell.spectrum.above_per_layer
             case "seconds_per_token":
@@ -142,13 +149,15 @@ class Measuring:
     def worst(self) -> float | None:
         """The worst of all cells in the setting; no better than chance or the untouched model."""
         known = [v for cell in self.cells if cell.ok and (v := self.value(cell)) is not None]
-        if self.claim.endpoint.kind in ("final", "curve") and self.metric is not None:
+        kind = self.claim.endpoint.kind
+        if kind in ("final", "curve", "bits_per_parameter") and self.metric is not None:
             for cell in self.cells:
                 chance = cell.metrics[self.metric].chance if self.metric in cell.metrics else None
                 before = cell.before.get(self.metric)
-                known += [v for v in (chance, before.value if before else None) if v is not None]
-        if self.claim.ratio:
-            known = [v for v in known if v > 0]
+                nothing = [v for v in (chance, before.value if before else None) if v is not None]
+                if kind == "bits_per_parameter":
+                    nothing = [v / cell.trainable for v in nothing if cell.trainable]
+                known += nothing
         return min(known, key=lambda v: self.sign * v, default=None)
 
     def learned(self, cell: Result) -> float | None:

@@ -13,8 +13,9 @@ exploratory and labelled so.
                  and says. `setting` names the one setting that it is about
 
 A comparison is judged at the last look whose number of seeds is there, with these seeds: the
-lowest, in the order of their numbers. What an earlier look has decided stays decided. Seeds beyond
-the last look are left out, and said.
+lowest, in the order of their numbers. What an earlier look has decided stays decided: the seeds of
+the first look say what the grid of rates is, and later ones on another grid are left out. So are
+seeds beyond the last look, and it is said.
 """
 
 from __future__ import annotations

@@ -73,24 +73,29 @@ class Candidate:
         """As if other seeds had never been run."""
         return self.only(lambda cell: cell.seed in seeds)
 
-    def on_grid(self) -> tuple[Candidate, tuple[str, ...]]:
+    def on_grid(self, first: int | None = None) -> tuple[Candidate, tuple[str, ...]]:
         """With the rates of its grid, on the seeds that ended at all of them; what is left out.
 
         A rate is of the grid where at least half of the seeds ended at it: one more, tried on a few
         of them, or one that nobody ended at, must not cost the others their place, nor may a seed
         count that lacks some of the rates to choose from, as those of a running sweep do.
+
+        first: the lowest seeds, so many, say what the grid is. Later ones that were run on another
+        must not undo what a look at the first has decided.
         """
         ended = {
             point: {cell.seed for cell in cells if cell.ended}
             for point, cells in self.reported.items()
         }
         every = set().union(*ended.values())
-        grid = [point for point, seeds in ended.items() if seeds and 2 * len(seeds) >= len(every)]
-        whole = set.intersection(*(ended[point] for point in grid)) if grid else set()
-        if len(whole) < 2:
-            grid, whole = _run_alike(ended)
-        if len(whole) < 2:
+        asked = set(sorted(every)[:first])
+        known = {point: seeds & asked for point, seeds in ended.items()}
+        grid = [point for point, seeds in known.items() if seeds and 2 * len(seeds) >= len(asked)]
+        if len(_common(known, grid)) < 2:
+            grid = _run_alike(known)
+        if len(_common(known, grid)) < 2:
             return self, ()
+        whole = _common(ended, grid)
         said = []
         for point in ended.keys() - {*grid}:
             few = f"ended on {len(ended[point])} of {count(len(every), 'seed')}"
@@ -293,16 +298,21 @@ def _values(cells: Sequence[Result], good: Goodness) -> dict[int, float | None]:
     return {s: v for s, (cell, v) in found.items() if v is not None or not cell.ok}
 
 
-def _run_alike(ended: Mapping[Point, set[int]]) -> tuple[list[Point], set[int]]:
-    """The rates, and the most seeds that ended at just these; of equals those with more rates."""
+def _common(ended: Mapping[Point, set[int]], grid: Sequence[Point]) -> set[int]:
+    """The seeds that ended at all rates of the grid."""
+    return set.intersection(*(ended[point] for point in grid)) if grid else set()
+
+
+def _run_alike(ended: Mapping[Point, set[int]]) -> list[Point]:
+    """The rates that the most seeds ended at, and at no other; of equals more rates."""
     groups: dict[frozenset[Point], set[int]] = {}
     for seed in set().union(*ended.values()):
         rates = frozenset(point for point, seeds in ended.items() if seed in seeds)
         groups.setdefault(rates, set()).add(seed)
-    rates, seeds = max(
+    rates, _ = max(
         groups.items(), key=lambda g: (len(g[1]), len(g[0])), default=(frozenset(), set())
     )
-    return [point for point in ended if point in rates], seeds
+    return [point for point in ended if point in rates]
 
 
 def search(arm: Candidate) -> Search:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bench.judge import paper
-from bench.judge.cells import Collection, Result
+from bench.judge.cells import Collection, Result, twice
 from bench.judge.claims import Arm, Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.rates import Candidate, Goodness
@@ -62,7 +62,12 @@ def _candidates(sections: Sequence[Section], over: str | None) -> list[Candidate
             key = repr((row.method, row.rank, sorted(who.items(), key=repr)))
             candidate = found.setdefault(key, Candidate(row))
             cells = candidate.reported if section.split == "reported" else candidate.validation
-            cells.setdefault((row.learning_rate, level), []).extend(row.cells)
+            at = cells.setdefault((row.learning_rate, level), [])
+            known = {cell.seed: cell for cell in at}
+            for cell in row.cells:
+                if cell.seed in known:  # as where one level was run for two numbers of steps
+                    raise twice(known[cell.seed], cell)
+            at += row.cells
     return [*found.values()]
 
 
@@ -120,6 +125,8 @@ def pairs(claim: Claim, setting: Setting) -> Iterator[list[Candidate]]:
                 yield [a]
             continue
         for b in theirs:
+            if a.row is b.row and claim.a.rate == claim.b.rate:
+                continue  # arms that take the same cells: nothing differs from itself
             alike = claim.over is not None or exposure(a) == exposure(b)
             if alike and _rank_fits(claim, [a, b]):
                 yield [a, b]

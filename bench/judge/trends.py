@@ -52,10 +52,15 @@ def judge(claim: Claim, known: Sequence[Setting]) -> list[Judgement]:
     return [at(seeds, LEVEL) for seeds, at in primary(claim, known)]
 
 
-def primary(claim: Claim, known: Sequence[Setting]) -> list[tuple[list[int], At]]:
-    """For each model and pair of arms the seeds that all tasks share, and its judgement."""
+def primary(
+    claim: Claim, known: Sequence[Setting], first: int | None = None
+) -> list[tuple[list[int], At]]:
+    """For each model and pair of arms the seeds that all tasks share, and its judgement.
+
+    first: how many of the lowest seeds say what the grid of rates is, as a first look has them.
+    """
     made: list[tuple[list[int], At]] = []
-    for found in _groups(claim, known):
+    for found in _groups(claim, known, first):
         if not lacking(claim, [c.setting.section.task for c in found]):
             trend = _Trend(claim, tuple(found))
             made.append((trend.seeds(), trend))
@@ -84,7 +89,9 @@ def waits(claim: Claim, known: Sequence[Setting]) -> str:
     return "; ".join(dict.fromkeys(filter(None, said)))
 
 
-def _groups(claim: Claim, known: Sequence[Setting]) -> list[list[Comparison]]:
+def _groups(
+    claim: Claim, known: Sequence[Setting], first: int | None = None
+) -> list[list[Comparison]]:
     """Comparisons of one model and pair of arms, the nearest task first."""
     groups: dict[str, list[Comparison]] = {}
     for setting in known if claim.trend else ():
@@ -95,7 +102,7 @@ def _groups(claim: Claim, known: Sequence[Setting]) -> list[list[Comparison]]:
         for arms in pairs(claim, setting):
             protocol = "tuned" if any(_tunable(arm) for arm in arms) else AS_RUN
             groups.setdefault(who(section, arms), []).append(
-                Comparison.of(measuring, setting, protocol, arms)
+                Comparison.of(measuring, setting, protocol, arms, first)
             )
     return [sorted(group, key=lambda c: _distance(claim, c)) for group in groups.values()]
 
@@ -177,8 +184,8 @@ class _Trend:
         if fired:
             why = "; ".join(map(str, fired))
             return replace(base, guards=tuple(fired), verdict=CANNOT_TELL, reason=why, p=None)
-        unsettled = [f"{t}: {j.reason}" for t, j in self._by_task(each) if j.verdict == UNSETTLED]
-        if unsettled:
+        asked = [(c.setting.section.task, c.unsettled()) for c in self.comparisons]
+        if unsettled := [f"{task}: {why}" for task, why in asked if why]:
             return replace(base, verdict=UNSETTLED, reason="; ".join(unsettled), p=None)
         return base
 

@@ -23,7 +23,7 @@ def smoothed(steps: Array, losses: Array, window: int) -> Array:
     end = np.arange(1, len(steps) + 1)
     start = np.searchsorted(steps, steps - window, side="right")
     means = (sums[end] - sums[start]) / (end - start)
-    full = steps - steps[0] + 1 >= window
+    full = steps >= window  # the first point is of all steps up to it
     return np.where(full & (lost[end] == lost[start]), means, np.nan)
 
 
@@ -38,7 +38,7 @@ def steps_to_target(record: Mapping[str, Any]) -> float | None:
 
     None where it never is, or where the record does not have that loss.
     """
-    points = [p for p in record["curves"]["train"] if p.get(LOSS) is not None]
+    points = [p for p in record["curves"]["train"] if LOSS in p]
     if not points:
         return None
     target = (record["config"].get("analysis") or {}).get("target_loss")

@@ -61,7 +61,10 @@ def of_record(record: Record) -> dict[str, Any]:
 
 
 def row(what: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity without the seed, and without what follows the seed."""
+    """An identity without the seed, and without what follows the seed.
+
+    In the form that is hashed, so that cells of one id are cells of one row.
+    """
     seed = what.get("seed")
 
     def unseeded(value: Any) -> Any:
@@ -70,7 +73,7 @@ def row(what: Mapping[str, Any]) -> dict[str, Any]:
         kept = {k: v for k, v in value.items() if not (k in SEEDS and v == seed)}
         return {key: unseeded(item) for key, item in kept.items()}
 
-    return dict(unseeded(what))
+    return dict(unseeded(canonical(what)))
 
 
 def determining(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,15 +93,16 @@ def cell_id(what: Mapping[str, Any]) -> str:
     """
     if wrong := unwritable(what):
         raise UserError(f"configuration: {wrong}")
-    text = json.dumps(_canonical(what), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(canonical(what), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
+    """With whole numbers as such: 1 and 1.0 are one setting."""
     if isinstance(value, Mapping):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
+        return [canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

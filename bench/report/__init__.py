@@ -111,8 +111,7 @@ def _table(
 
 def _warnings(found: Collection) -> list[str]:
     said = [f"refused, and not part of any number: {message}" for message in found.refused]
-    if found.repeats:
-        files = [str(second.file) for _, second in found.repeats]
+    if files := [str(cell.file) for cell in [*(b for _, b in found.repeats), *found.again]]:
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
         said.append(f"cells that lie there twice, each counted once: {', '.join(files[:5])}{more}")
     if none := foreign.supports(found):

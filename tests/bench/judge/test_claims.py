@@ -3,6 +3,7 @@
 import math
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -65,6 +66,7 @@ def test_a_claim_is_read(tmp_path: Path) -> None:
         ("b", {"operator": "sharing"}, "it must name a method, or a value"),
         ("margin", -1, "margin is -1; it must be a number, 0 or more"),
         ("margin", "2 points", "margin is '2 points'"),
+        ("margin", float("nan"), "margin is nan"),
         ("scale", "ratio", "margin is 0.02; with scale: ratio it must be 1 or more"),
         ("says", "left out", "says is missing"),
         ("task", [], r"task is \[\]"),
@@ -100,11 +102,33 @@ def test_an_endpoint_is_data(tmp_path: Path) -> None:
         ({"kind": "final", "targets": [1]}, "endpoint final knows no key targets"),
         ({"kind": "final", "floor": 1.5}, "floor is 1.5; it must be a share"),
         ({"kind": "lost_by_cut", "rank": "all"}, "rank is 'all'"),
+        ({"kind": ["final"]}, "its kind must be one of"),
+        ({"kind": "to_target", "targets": [1], "judged": None}, "judged is None"),
+        ({"kind": "to_target", "targets": [1], "judged": [1]}, r"judged is \[1\]"),
     ],
 )
 def test_a_wrong_endpoint_is_named(tmp_path: Path, endpoint: object, message: str) -> None:
     with pytest.raises(UserError, match=rf"claim mine\.yaml: .*{message}"):
         load(tmp_path, measure="left out", endpoint=endpoint, margin=1.05)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"endpoint": "curve"}, "scale is 'ratio'; curve is compared by differences"),
+        ({"endpoint": "good_range"}, "good_range is compared by differences"),
+        ({"endpoint": "forgetting_at_learned"}, "forgetting_at_learned is compared by diff"),
+        ({"endpoint": "final", "b": {"value": 0}}, "b: value is 0; with scale: ratio"),
+    ],
+)
+def test_what_no_ratio_can_be_taken_of(tmp_path: Path, known: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"claim mine\.yaml: .*{message}"):
+        load(tmp_path, measure="left out", scale="ratio", margin=1.05, **known)
+
+
+def test_keys_of_a_setting_may_be_numbers(tmp_path: Path) -> None:
+    found = load(tmp_path, setting={8: 1, "facts": 2}, a={"method": "mora", 1: 2, "x": 3})
+    assert found.setting == (("8", (1,)), ("facts", (2,)))
 
 
 def test_the_primary_comparisons_are_sound() -> None:

@@ -80,6 +80,28 @@ def test_what_was_never_reached_is_censored(tmp_path: Path, folder: Path, no_fig
     assert line["seeds"] == "5" and "/6.21461" in line["by_seed"]  # the logarithm of 500
 
 
+def test_who_is_ahead_must_have_got_there(tmp_path: Path, folder: Path, no_figures: None) -> None:
+    """'Never' counts as the last step, which is nearly nothing more than the others took."""
+    lines = [
+        f"{method},8,1e-3,{seed},steps_to_target,{steps},300"
+        for seed in range(12)
+        for method, steps in (("mora", "" if seed < 4 else 100 + seed), ("lora", 280 + seed))
+    ]
+    (tmp_path / "steps.csv").write_text(HEAD + "\n".join(lines) + "\n")
+    command = [str(tmp_path / "steps.csv"), "--claims-from", str(folder), "--out", str(tmp_path)]
+    assert main(command) == 0
+    line = judged(tmp_path)
+    assert line["verdict"] == "cannot tell"
+    assert "4 cells of a, which is ahead, never got there" in line["reason"]
+
+
+def test_a_speed_is_better_the_higher_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(f"{HEAD}mora,8,1e-3,0,tokens_per_second,90,1\n")
+    (cell,) = foreign.table(file).cells
+    assert cell.metrics["tokens_per_second"].higher_is_better
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -87,6 +109,8 @@ def test_what_was_never_reached_is_censored(tmp_path: Path, folder: Path, no_fig
         ("mora,8,1e-3,1.5,accuracy,0.5,1", "line 3: seed is '1.5'; it must be a whole number"),
         ("mora,8,-1,1,accuracy,0.5,1", "line 3: learning_rate is -1; it must be above 0"),
         ("mora,8,1e-3,1,accuracy,,1", "line 3: value is empty"),
+        ("mora,8,1e-3,1,tokens_to_target,,1", "line 3: value is empty; only steps_to_target may"),
+        ("mora,8,1e-3,1,steps_to_target,,", "line 3: value is empty: steps must say how many"),
         ("mora,8,1e-3,1,accuracy,nan,1", "line 3: value is 'nan'; it must be a finite number"),
         (",8,1e-3,1,accuracy,0.5,1", "line 3: method is empty"),
         ("mora,8,1e-3,0,accuracy,0.5,1", "line 3: seed 0 of mora has accuracy twice"),

@@ -48,6 +48,12 @@ def test_too_few_seeds_can_never_decide() -> None:
     assert not found.possible and "2 shared seeds; at least 3 are needed" in str(found)
 
 
+def test_perturbed_cells_are_no_seeds() -> None:
+    twins = [c | {"perturb": 1e-6, "perturb_seed": n} for n in (1, 2) for c in design(1)]
+    (found,) = foresee([claim()], [*design(5), *twins])
+    assert found.possible and "5 seeds" in str(found)
+
+
 def test_a_margin_finer_than_the_design() -> None:
     near = claim(direction="equal", margin=1.02)
     (few,) = foresee([near], design(3))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.errors import UserError
 from bench.judge import foreign
 from bench.judge.cells import Collection, Result, Score
 from bench.judge.claims import Arm, Claim
@@ -100,6 +101,21 @@ def test_seeds_that_lack_rates_come_to_no_second_look(more: list[Result]) -> Non
     assert any("seed 6, 7, 8, 9, 10, 11 left out" in flag for flag in both.flags)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        [*grid(range(6, 12), of=7), *grid(range(6, 12), (8e-3,), (0.0,), of=8)],
+        grid(range(6, 19), RATES[:2], SHAPE[:2], of=7),
+    ],
+    ids=["one rate more", "many seeds at two rates"],
+)
+def test_later_seeds_on_another_grid_undo_no_look(more: list[Result]) -> None:
+    first = grid(range(6))
+    alone, both = looked_at(first), looked_at([*first, *more])
+    assert alone.verdict == both.verdict == HOLDS and both.look.startswith("look 1 of 2")
+    assert numbers(both) == numbers(alone)
+
+
 @pytest.mark.parametrize("few", [1, 2, 3])
 @pytest.mark.parametrize("better", [0.03, 0.09], ids=["worse", "best"])
 def test_one_more_rate_on_a_few_seeds_costs_the_others_nothing(few: int, better: float) -> None:
@@ -185,3 +201,59 @@ def test_holm_counts_those_that_wait_beside_one_that_is_judged_twice() -> None:
     assert len(judged) == 3
     for made in judged[:2]:
         assert made.p is not None and made.p_holm == pytest.approx(min(1, 3 * made.p))
+
+
+def test_who_diverged_is_not_left_out_of_what_was_forgotten() -> None:
+    """At the one rate that the validation cells chose: four of eight seeds have no value."""
+    rng = np.random.default_rng(0)
+    forgot = {"mora": 0.05, "lora": 0.16}
+    cells = [
+        replace(c, forgetting=forgot[c.method] + 1e-3 * rng.normal())
+        for c in grid(range(8), RATES[1:2], SHAPE[1:2])
+        if not (c.method == "mora" and c.seed < 4)
+    ]
+    cells += [cell("mora", RATES[1], seed, 0, "diverged") for seed in range(4)]
+    (found,) = [
+        one
+        for one in judge([a_claim(endpoint=read("forgetting"))], Collection("", cells))
+        if one.protocol == "as run"
+    ]
+    assert found.verdict == "cannot tell" and "diverged: 4 cells" in found.reason
+    assert not any("counts as the worst" in flag for flag in found.flags)
+
+
+def test_who_diverged_has_stored_no_bits() -> None:
+    """The worst is chance, not the worst of those who came through."""
+    cells = [
+        replace(c, trainable=100, metrics={"bits": Score(100.0, 1, True, "bits", 0.0)})
+        for c in grid(range(9), RATES[1:2], SHAPE[1:2])
+        if not (c.method == "mora" and c.seed < 3)
+    ]
+    cells += [
+        replace(cell("mora", RATES[1], seed, 0, "diverged"), trainable=100) for seed in range(3)
+    ]
+    endpoint = read({"kind": "bits_per_parameter", "metric": "bits"})
+    made = judge([a_claim(endpoint=endpoint, margin=0.1)], Collection("", cells))
+    (found,) = [one for one in made if one.protocol == "as run"]
+    assert [pair.a for pair in found.pairs][:4] == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_an_arm_is_not_compared_with_itself() -> None:
+    operators = {"lora": "rotation", "mora": "sharing"}
+    cells = [
+        replace(c, method="mora", settings=c.settings | {"operator": operators[c.method]})
+        for c in grid(range(4))
+    ]
+    both = a_claim(a=Arm("mora"), b=Arm("mora", (("operator", "sharing"),)))
+    made = judge([both], Collection("", cells))
+    assert {one.arms[0].partition(" r=8")[0] for one in made} == {"LoRA (rotation)"}
+
+
+def test_a_level_run_for_two_numbers_of_steps_is_said() -> None:
+    cells = [
+        replace(c, task_settings={"pairs": 8}, settings={"trainer.max_steps": steps})
+        for steps in (100, 200)
+        for c in grid(range(4))
+    ]
+    with pytest.raises(UserError, match="lies there twice"):
+        judge([a_claim(over="pairs")], Collection("", cells))

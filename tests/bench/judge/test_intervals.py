@@ -8,9 +8,9 @@ import pytest
 from scipy import stats
 
 from bench.judge.intervals import (
+    Pool,
     best_of,
     estimate,
-    holm,
     paired,
     pool,
     proportion,
@@ -69,6 +69,23 @@ def test_the_residual_is_pooled_where_variances_agree() -> None:
     assert pool(table[:2]) is None
 
 
+def test_a_pair_that_spreads_more_than_the_pool_counts_for_itself() -> None:
+    rng = np.random.default_rng(5)
+    table = rng.normal(0, 1, (5, 4))
+    table[0] = [2.0, -2.0, 2.0, -2.0]
+    table[1] = -table[0]
+    known = pool(table)
+    assert known is not None
+    found = estimate(list(table[0] - table[1]), Pool(known.deviation, known.freedom, 5, 0.5))
+    assert found.error == paired(list(table[0] - table[1])).error and found.freedom == 12
+
+
+def test_six_seeds_speak_for_themselves() -> None:
+    table = np.random.default_rng(3).normal(0, 1, (5, 6))
+    differences = list(table[0] - table[1])
+    assert estimate(differences, pool(table)) == paired(differences)
+
+
 def test_flipping_signs() -> None:
     assert sign_flip([1, 2, 3, 4, 5]) is None  # 2 / 32 at the least
     assert sign_flip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx(2 / 64)
@@ -108,12 +125,6 @@ def test_p_agrees_with_the_interval() -> None:
     certain = estimate([0.25, 0.25, 0.25])
     assert (certain.low, certain.high) == (0.25, 0.25)
     assert certain.p_beyond(0.1, 1) == 0.0 and certain.p_beyond(0.25, 1) == 1.0
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 STUDIES = 1000

@@ -43,6 +43,21 @@ def test_intervals_cover(n: int) -> None:
     assert 0.93 <= together / STUDIES <= 0.97
 
 
+@pytest.mark.parametrize("n", [3, 5, 6, 12])
+@pytest.mark.parametrize("louder", [1, 2])
+def test_arms_that_spread_more_than_the_others(n: int, louder: int) -> None:
+    """One or both of the compared arms, twice as much: rarely told apart where they are alike."""
+    rng = np.random.default_rng(n)
+    spreads = np.array([2.0] * louder + [1.0] * (5 - louder))[:, None]
+    wrong = 0
+    for _ in range(STUDIES):
+        table = spreads * rng.normal(0, 1, (5, n)) + rng.normal(0, 0.5, (1, n))
+        found = estimate(list(table[0] - table[1]), pool(table))
+        wrong += not found.low <= 0 <= found.high
+    print(f"{n} seeds, {louder} arms: {wrong / STUDIES}")
+    assert wrong / STUDIES <= (0.1 if n < 6 else 0.07)
+
+
 @pytest.mark.parametrize("n", [3, 5, 12])
 @pytest.mark.parametrize("apart", [0.0, 0.5, 3.0])
 def test_intervals_cover_with_a_tuned_rate_among_five(n: int, apart: float) -> None:

@@ -145,6 +145,14 @@ def test_rates_that_were_not_looked_for_alike() -> None:
     assert found.verdict == "rates unsettled" and found.reason.startswith("mid: unequal")
 
 
+def test_an_edge_that_does_not_matter_hides_no_unlike_search() -> None:
+    """On the near task LoRA was tried at one rate more, below: its best lies at that edge."""
+    near = min(TREND, key=lambda task: TREND[task])
+    more = [cell("lora", near, RATES[0] / 2, seed, 3.5) for seed in SEEDS]
+    found = only([*grid(GROWING), *more], claim())
+    assert found.verdict == "rates unsettled" and found.reason.startswith(f"{near}: unequal")
+
+
 def test_the_interval_has_the_chance_of_the_choice_of_rates() -> None:
     """Alike rates, each seed at what the others choose: the slope's interval is wider for it."""
     flat = dict.fromkeys([(t, m) for t in TREND for m in ("mora", "lora")], (0.0, 0.0, 0.0))

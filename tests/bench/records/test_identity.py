@@ -81,6 +81,13 @@ def test_what_determines_numbers_makes_another(change: dict[str, Any]) -> None:
     assert cell(**change) != cell()
 
 
+def test_cells_of_one_id_are_cells_of_one_row() -> None:
+    """However their numbers are written."""
+    whole, real = ({"trainer": {"weight_decay": x}, "seed": 1} for x in (0, 0.0))
+    assert identity.cell_id(whole) == identity.cell_id(real)
+    assert repr(identity.row(whole)) == repr(identity.row(real))
+
+
 def test_each_perturbation_is_a_cell_of_its_own() -> None:
     ids = {cell(perturb=1e-6, perturb_seed=seed) for seed in range(5)}
     assert len(ids) == 5 and cell() not in ids
