@@ -100,7 +100,8 @@ def request(kind: Any, arguments: Any) -> Instance:
 
 
 @pytest.mark.parametrize(
-    "name", ["tiny", "docs_1m", pytest.param("smollm2_135m_wheel", marks=pytest.mark.model)]
+    "name",
+    ["tiny", "docs_1m", "docs_5m", pytest.param("smollm2_135m_wheel", marks=pytest.mark.model)],
 )
 def test_three_ways_send_the_same_ids(name: str) -> None:
     loaded = load(name)
