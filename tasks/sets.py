@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from tasks.source import Source
 
-MMLU_SUBJECTS = 57
 C4_SHARDS = 1024  # training files
 
 # The nine biomedical subjects of MMLU that MEDITRON (arXiv 2311.16079) scores as MMLU-Medical. The

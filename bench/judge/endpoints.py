@@ -59,10 +59,6 @@ class Kind:
     learning: bool = True  # whether it is itself what a learning rate is chosen by
     keys: tuple[str, ...] = ()  # of the endpoint's table, metric and floor apart
 
-    @property
-    def of_metric(self) -> bool:
-        return self.higher_is_better is None
-
 
 KINDS = {
     "final": Kind("{metric} at the end"),

@@ -173,7 +173,11 @@ def _followed(made: Judgement, seeds: Sequence[int], at: At, looks: Sequence[Loo
     known = made.effect
     if last is None or known is None or not made.decided or not known.n < last <= len(seeds):
         return made
-    return replace(made, later=at(seeds[:last], LEVEL).effect)
+    after = at(seeds[:last], LEVEL)
+    made = replace(made, later=after.effect)
+    if after.gaps:  # of a trend, task by task
+        made = replace(made, gaps=after.gaps, without_one=after.without_one)
+    return made
 
 
 def _primary(comparisons: Sequence[Comparison]) -> list[Comparison]:

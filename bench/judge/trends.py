@@ -165,7 +165,8 @@ class _Trend:
         if len(seeds) < FEWEST_SEEDS:
             few = f"{count(len(seeds), 'seed')} in all tasks; at least {FEWEST_SEEDS} are needed"
             return replace(base, reason=few)
-        effect = self._effect(gaps, seeds).at(level)
+        without = self._without_seeds(seeds)
+        effect = self._effect(gaps, seeds, without).at(level)
         sign = self.comparisons[0].measuring.sign
         verdict = decide(self.claim, effect)
         base = replace(
@@ -175,8 +176,10 @@ class _Trend:
             seeds_needed=effect.seeds_to_decide(bounds(self.claim))
             if verdict == UNDECIDED else None,
             gaps=tuple(
-                (d, c.setting.section.task_label, paired([gap[s] for s in seeds]).at(level))
-                for d, c, gap in zip(self.distances, self.comparisons, gaps, strict=True)
+                (d, c.setting.section.task_label, gap.at(level))
+                for d, c, gap in zip(
+                    self.distances, self.comparisons, self._gaps(gaps, seeds, without), strict=True
+                )
             ),
             without_one=self._without_each(gaps, seeds, level),
         )  # fmt: skip
@@ -224,18 +227,42 @@ class _Trend:
         at = [self.distances[i] for i in kept]
         return [float(np.polyfit(at, [gaps[i][seed] for i in kept], 1)[0]) for seed in seeds]
 
-    def _effect(self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Effect:
-        """Widened for the choice of rates where each seed is judged at what the others choose."""
+    def _without_seeds(self, seeds: Sequence[int]) -> list[list[Mapping[int, float]]]:
+        """The gaps of each task without each seed in turn, rates chosen anew by those left.
+
+        Empty where no seed is judged at what the others choose.
+        """
+        if not any(c.choice(arm).how for c in self.comparisons for arm in c.arms):
+            return []
+        return [[c.without(s, seeds).differences() for c in self.comparisons] for s in seeds]
+
+    def _effect(
+        self,
+        gaps: Sequence[Mapping[int, float]],
+        seeds: Sequence[int],
+        without: Sequence[Sequence[Mapping[int, float]]],
+    ) -> Effect:
+        """The slope, widened for the choice of rates."""
         own = paired(self._slopes(gaps, seeds))
-        chosen = any(c.choice(arm).how for c in self.comparisons for arm in c.arms)
-        if not chosen:
-            return own
-        without = []
-        for seed in seeds:
-            fewer = [c.without(seed, seeds).differences() for c in self.comparisons]
+        means = []
+        for fewer in without:
             common = sorted(set.intersection(*map(set, fewer)))
-            without.append(float(np.mean(self._slopes(fewer, common))) if common else math.nan)
-        return with_choice(own, without)
+            means.append(float(np.mean(self._slopes(fewer, common))) if common else math.nan)
+        return with_choice(own, means) if without else own
+
+    def _gaps(
+        self,
+        gaps: Sequence[Mapping[int, float]],
+        seeds: Sequence[int],
+        without: Sequence[Sequence[Mapping[int, float]]],
+    ) -> list[Effect]:
+        """Of each task, widened likewise."""
+        made = []
+        for i, gap in enumerate(gaps):
+            own = paired([gap[seed] for seed in seeds])
+            left = [float(np.mean([*f[i].values()])) if f[i] else math.nan for f in without]
+            made.append(with_choice(own, left) if without else own)
+        return made
 
     def _without_each(
         self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int], level: float
@@ -244,7 +271,7 @@ class _Trend:
         for i, task in enumerate(self.tasks):
             left = paired(self._slopes(gaps, seeds, i)).at(level)
             said.append(f"without {task} {left.effect:+.3g} [{left.low:+.3g} to {left.high:+.3g}]")
-        return "; ".join(said)
+        return f"{'; '.join(said)} ({count(len(seeds), 'seed')}, {1 - level:.3g})"
 
     # ------------------------------------------------------------------ guards
 

@@ -228,22 +228,13 @@ def _draw(rows: Sequence[tuple[int, Judgement, str]], top: float, inline: bool) 
 def _against(a: str, b: str) -> str:
     """Both arms, without the settings that only set a row apart from others on the page (FFT
     (max_steps=300) is FFT); of two kinds of one method the method is named once."""
-    short = tuple(_without_settings(name) for name in (a, b))
+    short = tuple(wording.without_settings(name) for name in (a, b))
     a, b = short if short[0] != short[1] else (a, b)
     kinds = [re.fullmatch(r"(\S+) \((.+)\)(.*)", name) for name in (a, b)]
     if kinds[0] and kinds[1] and kinds[0].group(1, 3) == kinds[1].group(1, 3):
         method, first, rank = kinds[0].groups()
         return f"{method}{rank}, {first} vs {kinds[1].group(2)}"
     return f"{a} vs {b}"
-
-
-def _without_settings(name: str) -> str:
-    found = re.fullmatch(r"(.+?) \((.+)\)(.*)", name)
-    if found is None:
-        return name
-    method, inside, rank = found.groups()
-    kept = ", ".join(word for word in inside.split(", ") if "=" not in word)
-    return f"{method} ({kept}){rank}" if kept else f"{method}{rank}"
 
 
 def _tick(first: Judgement, value: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.judge.rows import count
 from bench.judge.verdicts import Judgement
 from bench.report import wording
 
@@ -42,7 +43,8 @@ def figure(judgements: Sequence[Judgement]) -> Figure | None:
                 axes.vlines(distance, gap.low, gap.high, color="#1c1c1c", linewidth=1.2)
                 axes.plot([distance] * gap.n, gap.values, ".", color="#8a8a8a", markersize=4)
             axes.plot(distances, means, "o", color="#1c1c1c", markersize=6)
-            slope = judgement.effect.effect if judgement.effect is not None else 0.0
+            newest = judgement.later or judgement.effect
+            slope = newest.effect if newest is not None else 0.0
             ends = np.array([distances.min(), distances.max()])
             axes.plot(ends, means.mean() + slope * (ends - distances.mean()), "--", color="#0b5394")
             names = [f"{literal(task)}, {distance:g}" for distance, task, _ in judgement.gaps]
@@ -53,10 +55,20 @@ def figure(judgements: Sequence[Judgement]) -> Figure | None:
         grid[0][0].set_ylabel(literal(f"{unit}: gap, first better →"))
         drawn.suptitle(literal(shown[0].setting), fontsize=10)
         drawn.supxlabel(
-            "each task and its distance; point and bar: mean and interval over seeds\n"
+            f"each task and its distance; point and bar: mean and {_over(shown)}\n"
             "dots: the seeds; dashed: the mean of their straight lines", fontsize=8,
         )  # fmt: skip
     return drawn
+
+
+def _over(judgements: Sequence[Judgement]) -> str:
+    """What the bars are."""
+    kinds = {
+        f"{1 - gap.level:.3g} interval over {count(gap.n, 'seed')}"
+        for judgement in judgements
+        for _, _, gap in judgement.gaps
+    }
+    return kinds.pop() if len(kinds) == 1 else "interval over seeds"
 
 
 def _verdict(judgement: Judgement) -> str:

@@ -179,7 +179,12 @@ def figure(series: Series) -> Figure | None:
             Line2D([], [], **look.keywords(), label=literal(name))
             for name, look in zip(arms, styles, strict=True)
         ]
-        legend.append(Line2D([], [], linestyle="none", label="mean over seeds; bar: their range"))
+        said = "mean over seeds; bar: their range"
+        if series.in_bits and any(
+            np.mean(row.values(series.metric)) <= 0 for by in arms.values() for row in by.values()
+        ):
+            said += "\ntriangle at the axis: worse than a guess"
+        legend.append(Line2D([], [], linestyle="none", label=said))
         everything = [(n, series.everything(n)) for n in series.sections]
         there = [(n, bits) for n, bits in everything if bits is not None]
         if there:
@@ -201,7 +206,12 @@ def figure(series: Series) -> Figure | None:
                     ]
                     for n in ns
                 ]
-                axes.plot(ns, [np.mean(v) for v in values], **look.keywords())
+                means = [float(np.mean(v)) for v in values]
+                axes.plot(ns, means, **look.keywords())
+                if below := [n for n, mean in zip(ns, means, strict=True) if mean <= 0]:
+                    at_the_axis = axes.get_xaxis_transform()
+                    axes.plot(below, [0.0] * len(below), "v", color=look.colour, markersize=7,
+                              transform=at_the_axis, clip_on=False)  # fmt: skip
                 axes.vlines(ns, [min(v) for v in values], [max(v) for v in values],
                             color=look.colour, linewidth=1.0)  # fmt: skip
             axes.set_xscale("log", base=2)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.judge.verdicts import Judgement
+from bench.report import wording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = 6
 ARMS = 8  # of a panel, as many as a legend takes
+WIDE = 44  # letters of a title's or a label's line
 
 Curves = dict[tuple[str, str], dict[str, list[float]]]  # (endpoint, setting): arm: after k trials
 
@@ -65,11 +68,12 @@ def figure(found: Curves) -> Figure | None:
             some = [*arms.items()][:ARMS]
             methods = [arm.split(" ")[0].lower().replace("+", "_plus") for arm, _ in some]
             for (arm, values), look in zip(some, looks_of(methods), strict=True):
-                axes.plot(range(1, len(values) + 1), values, **look.keywords(), label=literal(arm))
-            axes.set_title(literal(setting.replace(", laptop scale", "")), fontsize=9)
-            axes.set(
-                xlabel="learning rates tried", ylabel=literal(endpoint.replace(" (", "\n(", 1))
-            )
+                name = literal(wording.without_settings(arm))
+                axes.plot(range(1, len(values) + 1), values, **look.keywords(), label=name)
+            title = textwrap.wrap(setting.replace(", laptop scale", ""), WIDE)
+            axes.set_title("\n".join(map(literal, title)), fontsize=9)
+            axes.set_xlabel("learning rates tried")
+            axes.set_ylabel("\n".join(map(literal, textwrap.wrap(endpoint, WIDE))))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend(fontsize=8)
     return drawn

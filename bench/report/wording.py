@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -134,7 +135,8 @@ def remarks(judgement: Judgement) -> list[str]:
         for label, other in judgement.others
     ]
     said += [
-        f"{task} (distance {at:g}): {size(judgement, gap.effect)} ({interval(judgement, gap)})"
+        f"{task} (distance {at:g}): {size(judgement, gap.effect)} ({interval(judgement, gap)}, "
+        f"{count(gap.n, 'seed')}, {1 - gap.level:.3g})"
         for at, task, gap in judgement.gaps
     ]
     for (k, n), arm in zip(judgement.diverged, judgement.arms, strict=False):
@@ -147,6 +149,17 @@ def remarks(judgement: Judgement) -> list[str]:
 
 def noise_size(judgement: Judgement, value: float) -> str:
     return amount(math.exp(value) if judgement.claim.ratio else value, judgement.unit)
+
+
+def without_settings(name: str) -> str:
+    """A row's name without the settings that only set it apart from others: FFT (max_steps=300)
+    is FFT."""
+    found = re.fullmatch(r"(.+?) \((.+)\)(.*)", name)
+    if found is None:
+        return name
+    method, inside, rank = found.groups()
+    kept = ", ".join(word for word in inside.split(", ") if "=" not in word)
+    return f"{method} ({kept}){rank}" if kept else f"{method}{rank}"
 
 
 # ---------------------------------------------------------------------------- headlines

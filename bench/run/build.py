@@ -12,6 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from bench.errors import UserError
+from methods.errors import MethodError
+from tasks.errors import TaskError
 
 ALLOWED = ("methods", "tasks", "peft")
 
@@ -33,7 +35,7 @@ def build(cfg: Mapping[str, Any] | DictConfig) -> Any:
         return instantiate(plain)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, ValueError):
+        if isinstance(cause, (MethodError, TaskError, UserError)):
             raise cause from None
         raise UserError(
             f"{name} cannot be built from its configuration: {cause or error}"

@@ -167,7 +167,6 @@ class Balanced(ContextSampler):
 
 # --- finance: what AdaptLLM's sets are made of, in its prompts (arXiv 2309.09530, Tables 10 and 11)
 
-SENTIMENTS = ["negative", "neutral", "positive"]
 FIQA_NEUTRAL = 0.1  # BloombergGPT: a score within +-0.1 is neutral
 
 

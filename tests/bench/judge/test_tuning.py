@@ -185,3 +185,15 @@ def test_seeds_run_at_other_rates_than_the_rest_are_left_out(tmp_path: Path, mak
     found = verdict(tmp_path, "tuned")
     assert found.verdict == "holds" and [pair.seed for pair in found.pairs] == [3, 4, 5, 6]
     assert "LoRA r=8: seed 1, 2 left out: run at other rates than the rest" in found.flags
+
+
+def test_words_of_a_panel_fit_beside_it() -> None:
+    """Settings that only set a row apart are left out, long titles and labels broken."""
+    endpoint = "steps to a value loss of 3.5 nats on the answer (mean of 8 steps)"
+    setting = "Facts on docs-1M, laptop scale, facts 32, forgetting_limit 8, precision fp32, r=1"
+    drawn = trials.figure({(endpoint, setting): {"FFT (max_steps=300)": [3.0, 2.0]}})
+    assert drawn is not None
+    (axes,) = (axes for axes in drawn.axes if axes.get_visible())
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["FFT"]
+    for words in (axes.get_title(), axes.get_ylabel()):
+        assert "\n" in words and all(len(line) <= trials.WIDE for line in words.split("\n"))

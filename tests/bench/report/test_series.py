@@ -121,3 +121,18 @@ def test_an_arm_is_one_where_its_operator_goes_unsaid(tmp_path: Path, make) -> N
     rows = table(tmp_path)
     assert rows["MoRA (rotation) r=8"][1:5] == ["132", "164", "228", "356"]
     assert rows["MoRA (sharing) r=8"][1:5] == ["132", "164", "228", "–"]
+
+
+def test_who_did_worse_than_a_guess_is_drawn_at_the_axis(tmp_path: Path, make) -> None:
+    saturating(make, tmp_path)
+    for seed in (1, 2):
+        records.write(facts(make, -40.0, 256, method="lora", seed=seed), tmp_path)
+        records.write(facts(make, 900.0, 256, method="mora", seed=seed), tmp_path)
+    (found,) = series.find(group(collect(tmp_path).cells))
+    drawn = series.figure(found)
+    assert drawn is not None
+    marks = [line for line in drawn.axes[0].lines if line.get_marker() == "v"]
+    assert [[*map(float, line.get_xdata())] for line in marks] == [[256.0]]
+    words = [text.get_text() for legend in drawn.legends for text in legend.get_texts()]
+    assert any("triangle at the axis: worse than a guess" in text for text in words)
+    plt.close(drawn)
