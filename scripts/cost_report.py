@@ -107,6 +107,8 @@ def about_layers(adapters: Row) -> list[str]:
     often = " or ".join(map(str, rounds))
     times = machine.get("micro_batches", 1)
     batches = f"steps of {times} micro-batches" if times > 1 else "batches"
+    older = any(row["contestant"].endswith(" before") for row in adapters["rows"])
+    before = "- before: the methods of an older checkout, timed in the same rounds (`--before`)"
     return [
         "Made by `python scripts/time_adapters.py` and `python scripts/cost_report.py`.",
         "",
@@ -117,6 +119,7 @@ def about_layers(adapters: Row) -> list[str]:
         "- of peft LoRA: its time over that of peft's LoRA, medians; over the shapes as before",
         "- saved: what is kept for backward, as a multiple of the layer's input",
         "- peak: what one step allocates at a time, as a multiple of the frozen layer's",
+        *[before] * older,
     ]
 
 
