@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import TaskError
+from tasks.packing import table
 from tasks.tokens import IGNORED, bos, segments_encode
 
 if TYPE_CHECKING:
@@ -32,37 +34,44 @@ class Cuts:
 
 
 def examples_dataset(
-    examples: Iterable[Segments], tokenizer: Any, max_tokens: int
+    data: Collection[Any], segments: Callable[[Any], Segments], tokenizer: Any, max_tokens: int
 ) -> tuple[datasets.Dataset, Cuts]:
-    """input_ids and labels of examples in segments, BOS as the tokenizer does by itself.
+    """input_ids and labels of the segments of each of data, BOS as the tokenizer does by itself.
 
-    Cut on the right to max_tokens; an example that loses all it teaches is dropped.
+    Cut on the right to max_tokens; an example that loses all it teaches is dropped. A large set is
+    kept on disk in the datasets cache, not in memory.
     """
-    from datasets import Dataset
+    from datasets import Features, List, Value
 
     if max_tokens < 2:
         raise TaskError(f"task.max_tokens is {max_tokens}; it must be at least 2")
     start = bos(tokenizer)
-    cuts = Cuts()
-    rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for segments in examples:
-        ids, labels = segments_encode(tokenizer, segments)
-        ids, labels = start + ids, [IGNORED] * len(start) + labels
-        is_cut = len(ids) > max_tokens
-        ids, labels = ids[:max_tokens], labels[:max_tokens]
-        if all(label == IGNORED for label in labels):
-            cuts.dropped += 1
-            continue
-        cuts.rows += 1
-        cuts.cut += is_cut
-        rows["input_ids"].append(ids)
-        rows["labels"].append(labels)
-    if not cuts.rows:
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for item in data:
+            ids, labels = segments_encode(tokenizer, segments(item))
+            ids, labels = start + ids, [IGNORED] * len(start) + labels
+            kept = labels[:max_tokens]
+            if any(label != IGNORED for label in kept):
+                is_cut = len(ids) > max_tokens
+                yield {"input_ids": ids[:max_tokens], "labels": kept, "is_cut": is_cut}
+
+    def key() -> Iterator[str]:
+        yield from (str(start), str(max_tokens))
+        # Every text: it is read in a fraction of the time that it is tokenised in, and tells of
+        # another template too, wherever in the code that lies.
+        yield from (json.dumps(segments(item)) for item in data)
+
+    ids = List(Value("int32"))
+    features = Features({"input_ids": ids, "labels": ids, "is_cut": Value("bool")})
+    made = table(rows, features, len(data), tokenizer, key)
+    if not len(made):
         raise TaskError(
             f"no training example has anything to learn within task.max_tokens={max_tokens}: "
             "raise it"
         )
-    return Dataset.from_dict(rows), cuts
+    cuts = Cuts(rows=len(made), cut=sum(made["is_cut"][:]), dropped=len(data) - len(made))
+    return made.remove_columns("is_cut"), cuts
 
 
 def take(data: datasets.Dataset, count: int | None) -> datasets.Dataset:

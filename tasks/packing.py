@@ -10,18 +10,22 @@ all that stands before it in its block, as in ReLoRA's and AdaptLLM's training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from tasks import byte_tokens, tokens
 from tasks.data import text_fingerprint
 from tasks.errors import TaskError
-from tasks.tokens import IGNORED, TEXTS_AT_A_TIME, bos, encode, encode_all
+from tasks.tokens import IGNORED, TEXTS_AT_A_TIME, bos, encode_all
 
 if TYPE_CHECKING:
     import datasets
 
-LARGE_CORPUS = 100_000  # documents
+LARGE = 100_000  # documents or examples; of more, the tokens are kept on disk
+ROWS_AT_A_TIME = 100  # held as Python's integers, of 32 bytes and more, and not Arrow's of 4
 MASKS = ("documents", "none")
 
 
@@ -97,8 +101,7 @@ def packed_dataset(
     A large corpus (pass the lazy column of a Dataset) is kept on disk in the datasets cache, not
     in memory.
     """
-    import pyarrow
-    from datasets import Dataset, Features, List, Value
+    from datasets import Features, List, Value
 
     start = bos(tokenizer, add_bos)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -112,33 +115,53 @@ def packed_dataset(
             return islice(concatenate(documents(), block), max_blocks)
         return islice(pack(documents(), block, tokenizer.pad_token_id or 0), max_blocks)
 
+    def key() -> Iterator[str]:
+        yield from texts[:TEXTS_AT_A_TIME]
+        yield from texts[-TEXTS_AT_A_TIME:]
+        yield from map(str, (len(texts), start, end, block, max_blocks, mask))
+
     features = Features(
         dict.fromkeys(("input_ids", "labels", "position_ids"), List(Value("int32")))
     )
-    if len(texts) > LARGE_CORPUS:
-        return Dataset.from_generator(
-            rows,
-            features=features,
-            fingerprint=text_fingerprint(
-                [
-                    *texts[:TEXTS_AT_A_TIME],
-                    *texts[-TEXTS_AT_A_TIME:],
-                    *map(str, (len(texts), encode(tokenizer, texts[0]), start, end)),
-                    *map(str, (block, max_blocks, mask)),
-                ]
-            ),
-        )
-    kept = list(rows())
-    if not kept:
+    data = table(rows, features, len(texts), tokenizer, key)
+    if not len(data):
         few = (
             "the corpus is empty"
             if not texts
             else f"its texts don't fill a block of {block} tokens"
         )
         raise TaskError(f"there is no text to pack: {few}")
-    # from_list would take twice as long over the same table.
-    columns = {
-        field.name: pyarrow.array([row[field.name] for row in kept], field.type)
-        for field in features.arrow_schema
-    }
-    return Dataset.from_dict(columns, features=features)
+    return data
+
+
+def table(
+    rows: Callable[[], Iterator[Mapping[str, Any]]],
+    features: datasets.Features,
+    count: int,
+    tokenizer: Any,
+    key: Callable[[], Iterable[str]],
+) -> datasets.Dataset:
+    """The rows as a Dataset. count: of the documents or examples that they are made of.
+
+    More than LARGE of these are kept in the datasets cache: the first process to ask writes the
+    file, those that ask meanwhile wait at its lock, later ones read it, and none holds it in
+    memory. key: what determines the rows, beside the tokenizer and the code.
+    """
+    import pyarrow
+    import tokenizers
+    from datasets import Dataset, DatasetInfo
+    from datasets.fingerprint import Hasher
+
+    code = (tokens, byte_tokens, sys.modules[__name__], sys.modules[rows.__module__])
+    versions = [tokenizers.__version__, *map(inspect.getsource, code)]
+    fingerprint = text_fingerprint([Hasher.hash(tokenizer), *versions, *key()])
+    if count > LARGE and any(True for _ in rows()):  # a file without rows can't be read
+        return Dataset.from_generator(rows, features=features, fingerprint=fingerprint)
+    schema, made, parts = features.arrow_schema, rows(), []
+    while part := list(islice(made, ROWS_AT_A_TIME)):
+        # Column by column: of whole rows pyarrow would take twice as long.
+        arrays = [pyarrow.array([row[f.name] for row in part], f.type) for f in schema]
+        parts.append(pyarrow.record_batch(arrays, schema=schema))
+    held = pyarrow.Table.from_batches(parts, schema)
+    # Without a fingerprint given it would be hashed from copies of the whole table.
+    return Dataset(held, DatasetInfo(features=features), fingerprint=fingerprint)

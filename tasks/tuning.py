@@ -120,7 +120,7 @@ class TuningTask(Task):
         """One row an example, in the set's order."""
         eos = tokenizer.eos_token or ""
         data, self.cuts = examples_dataset(
-            (self.segments(row, eos) for row in self._rows), tokenizer, self.max_tokens
+            self._rows, partial(self.segments, eos=eos), tokenizer, self.max_tokens
         )
         return data
 

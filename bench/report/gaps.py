@@ -55,22 +55,14 @@ def figure(judgements: Sequence[Judgement]) -> Figure | None:
         grid[0][0].set_ylabel(literal(f"{unit}: gap, first better →"))
         drawn.suptitle(literal(shown[0].setting), fontsize=10)
         drawn.supxlabel(
-            f"each task and its distance; point and bar: mean and {_over(shown)}\n"
+            "each task and its distance; point and bar: mean and interval over seeds\n"
             "dots: the seeds; dashed: the mean of their straight lines", fontsize=8,
         )  # fmt: skip
     return drawn
 
 
-def _over(judgements: Sequence[Judgement]) -> str:
-    """What the bars are."""
-    kinds = {
-        f"{1 - gap.level:.3g} interval over {count(gap.n, 'seed')}"
-        for judgement in judgements
-        for _, _, gap in judgement.gaps
-    }
-    return kinds.pop() if len(kinds) == 1 else "interval over seeds"
-
-
 def _verdict(judgement: Judgement) -> str:
-    amount = wording.effect(judgement)[0]
-    return f"slope {amount}: {judgement.verdict}"
+    """The slope that was judged, and what the points are."""
+    amount, (_, _, gap) = wording.effect(judgement)[0], judgement.gaps[0]
+    points = f"points: {count(gap.n, 'seed')}, {1 - gap.level:.0%}"
+    return f"slope {amount}: {judgement.verdict}; {points}"

@@ -14,6 +14,7 @@ from bench.run.device import fast_bf16
 from bench.sweep import footprint
 from bench.sweep.shapes import Shape, shape_of, trained
 from methods import memory
+from tasks.packing import LARGE
 
 if TYPE_CHECKING:
     from methods import Method
@@ -59,6 +60,7 @@ EXAMPLE_TOKENS = {
 }
 
 
+TOKEN = 8  # bytes of one in memory: its id and its label (tasks/examples.py)
 LONGER = 1.1  # the longest example of a batch, of the usual one, where nothing cuts them
 
 
@@ -94,7 +96,8 @@ def estimate(config: Mapping[str, Any], method: Method, device: Device) -> Estim
         config = {**config, "precision": "bf16" if fast_bf16("cpu") else "fp32"}
     assert most is not None
     free = device.memory or memory.limit() or 0
-    found = footprint.footprint(shape, method, config, most, cpu=cpu, free=free)
+    data = held(config["task"])
+    found = footprint.footprint(shape, method, config, most, cpu=cpu, free=free, data=data)
     return Estimate(
         steps=steps,
         tokens=steps * step,
@@ -160,6 +163,12 @@ def longest(task: Mapping[str, Any]) -> int | None:
     most = task.get("block") or task.get("max_tokens")
     usual = EXAMPLE_TOKENS.get(str(task.get("name")))
     return int(most) if most else usual and int(LONGER * usual)
+
+
+def held(task: Mapping[str, Any]) -> int:
+    """Bytes of the tokenised examples in a process's memory; 0 where their number isn't stated."""
+    count = task.get("max_examples") or 0
+    return TOKEN * count * (example_tokens(task) or 0) if count <= LARGE else 0
 
 
 def flops(shape: Shape, base: Mapping[str, int], again: bool) -> float:

@@ -24,7 +24,8 @@ memory   of one process at its fullest: weights (fp32 where the base trains or i
          weights), or fp32 gradients and what the optimiser's step takes. fsdp2 divides weights,
          gradients and moments, and holds one layer whole; on a CPU the libraries come on top
 host     of the machine, all processes together: libraries, weights as they are read (fsdp2: once),
-         and a checkpoint's values and moments in the first process"""
+         as many tokenised examples as task.max_examples states (a large set lies on disk), and a
+         checkpoint's values and moments in the first process"""
 
 LIBRARIES = 540_000_000  # resident bytes of Python with torch, transformers and datasets, on Linux
 TOKENIZER = 2_000  # bytes an entry of the vocabulary
@@ -39,6 +40,7 @@ class Footprint:
     """Bytes of one process, by part, and of the machine that all of them run on."""
 
     libraries: int
+    data: int  # tokenised examples
     weights: int
     start: int  # a copy of the weights that delta W counts from
     moments: int
@@ -51,7 +53,7 @@ class Footprint:
     @property
     def peak(self) -> int:
         """All that is held at once at the fullest moment of a step."""
-        held = self.libraries + self.weights + self.start + self.moments + self.formed
+        held = self.libraries + self.data + self.weights + self.start + self.moments + self.formed
         return held + max(self.kept, self.gradients + self.step)
 
 
@@ -63,10 +65,12 @@ def footprint(
     *,
     cpu: bool,
     free: int = 0,
+    data: int = 0,
 ) -> Footprint:
     """Of a cell whose longest example has ``length`` tokens; cpu: on a CPU, else on a GPU.
 
     free: bytes of which adapters with compute=auto may take a share for weights that they form.
+    data: bytes of tokenised examples that each process holds.
     """
     trainer, spread = config["trainer"], config["distributed"]
     fp32 = config["precision"] == "fp32"
@@ -106,6 +110,7 @@ def footprint(
     largest = max([*base.values(), 0])
     found = Footprint(
         libraries=libraries if cpu else 0,
+        data=data if cpu else 0,
         weights=weights,
         start=start if cpu else 0,
         moments=moments,
@@ -120,7 +125,7 @@ def footprint(
     if cpu:
         return replace(found, host=processes * found.peak + (saved if sharded else 0))
     read = wide * shape.parameters  # by each process; mapped, and so shared, where it is sharded
-    each = libraries + start + (0 if sharded else read)
+    each = libraries + data + start + (0 if sharded else read)
     return replace(found, host=processes * each + (read if sharded else 0) + saved)
 
 
@@ -159,7 +164,7 @@ def _a_token(
 
 
 def room(device: str) -> int | None:
-    """Bytes that a cell may take of the device it will run on: ``cuda``, ``cuda:1``, ``cpu``."""
+    """Bytes that a cell may take of the device it will run on: ``cuda``, ``cuda:0``, ``cpu``."""
     import torch
 
     if device.startswith("cuda"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from transformers import ByT5Tokenizer
 
-from tasks import TaskError
-from tasks.examples import examples_dataset, take
+from tasks import TaskError, examples, packing
+from tasks.examples import Cuts, Segments, examples_dataset, take
 from tasks.instruction import InstructionTask, chat_segments
 from tasks.tokens import IGNORED, segments_encode
 
@@ -70,7 +73,111 @@ def test_refuses_a_length_that_leaves_nothing_to_learn(tmp_path: Path, tokenizer
     with pytest.raises(TaskError, match="max_tokens=5: raise it"):
         InstructionTask(scores=[], max_tokens=5, data_dir=folder).train_dataset(tokenizer)
     with pytest.raises(TaskError, match="max_tokens is 1"):
-        examples_dataset([], tokenizer, 1)
+        examples_dataset([], list, tokenizer, 1)
+
+
+# ---- a large set ------------------------------------------------------------------------------
+
+MANY: list[Segments] = [[(f"{i}" * i, False), (f"say {i}", True)] for i in range(1, 40)]
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few examples are a large set."""
+    monkeypatch.setattr(packing, "LARGE", 3)
+
+
+def test_a_large_set_has_the_rows_on_disk_that_it_has_in_memory(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, cut = [], 0
+    for segments in MANY:
+        ids, labels = segments_encode(tokenizer, segments)
+        if set(labels[:30]) != {IGNORED}:
+            rows.append({"input_ids": ids[:30], "labels": labels[:30]})
+            cut += len(ids) > 30
+    held, cuts = examples_dataset(MANY, list, tokenizer, 30)
+    monkeypatch.setattr(packing, "LARGE", 3)
+    stored, as_many = examples_dataset(MANY, list, tokenizer, 30)
+    assert stored.cache_files and not held.cache_files
+    assert stored.to_list() == held.to_list() == rows
+    assert stored.features == held.features
+    assert cuts == as_many == Cuts(len(rows), cut, len(MANY) - len(rows))
+    assert cuts.cut and cuts.dropped
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_set_is_tokenised_once(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, cuts = examples_dataset(MANY, list, tokenizer, 40)
+    asked = []
+
+    def once_more(tokenizer: Any, segments: Segments) -> tuple[list[int], list[int]]:
+        asked.append(segments)
+        return segments_encode(tokenizer, segments)
+
+    monkeypatch.setattr(examples, "segments_encode", once_more)
+    again, as_many = examples_dataset(MANY, list, ByT5Tokenizer(), 40)
+    assert again.cache_files == first.cache_files and as_many == cuts
+    assert again.to_list() == first.to_list()
+    assert asked == MANY[:1]  # whether there is a row at all
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("other", ["tokenizer", "template", "text", "length", "library", "code"])
+def test_what_is_made_otherwise_lies_in_another_file(
+    other: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(tokenizer: Any, data: Any = MANY, segments: Any = list, length: int = 40) -> Any:
+        return examples_dataset(data, segments, tokenizer, length)[0].cache_files
+
+    first = files(tokenizer)
+    if other == "tokenizer":
+        found = files(ByT5Tokenizer(extra_ids=0, additional_special_tokens=["say"]))
+    elif other == "template":
+        found = files(tokenizer, segments=lambda item: [*item, ("\n", True)])
+    elif other == "text":
+        found = files(tokenizer, [*MANY[:20], [("a", False), ("b", True)], *MANY[21:]])
+    elif other == "length":
+        found = files(tokenizer, length=41)
+    elif other == "library":
+        monkeypatch.setattr("tokenizers.__version__", "0")
+        found = files(tokenizer)
+    else:
+        monkeypatch.setattr("inspect.getsource", lambda module: module.__name__)
+        found = files(tokenizer)
+    assert found and found != first
+
+
+@pytest.mark.usefixtures("large")
+def test_a_large_set_with_nothing_to_learn_is_refused_too(tokenizer: Any) -> None:
+    with pytest.raises(TaskError, match="max_tokens=2: raise it"):
+        examples_dataset(MANY[5:], list, tokenizer, 2)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_token_takes_few_bytes_of_memory(
+    large: bool, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two int32 in Arrow; as lists of Python's integers it took above a hundred at the peak."""
+    count, length = 3000, 100
+
+    def encoded(tokenizer: Any, segments: Segments) -> tuple[list[int], list[int]]:
+        ids = [int(segments[0][0]) + 1000 + i for i in range(length)]
+        return ids, list(ids)
+
+    monkeypatch.setattr(examples, "segments_encode", encoded)
+    monkeypatch.setattr(packing, "LARGE", count - large)
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    try:
+        data, _ = examples_dataset(range(count), lambda i: [(str(i), True)], tokenizer, length)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    held = pyarrow.total_allocated_bytes() - before
+    assert len(data) == count
+    assert held < (1 if large else 9) * count * length
+    assert peak < 25 * count * length  # a batch of rows on its way to Arrow
 
 
 def test_refuses_a_role_that_no_one_knows() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import ByT5Tokenizer
 
-from tasks import TaskError
+from tasks import TaskError, packing
 from tasks.packing import concatenate, pack, packed_dataset
 from tasks.tokens import IGNORED
 
@@ -104,6 +105,22 @@ def test_the_data_set_holds_the_rows_of_pack(tokenizer: Any) -> None:
     data = packed_dataset(texts, tokenizer, 8)
     assert data.to_list() == list(pack(documents, 8))
     assert {str(column) for column in data.features.values()} == {"List(Value('int32'))"}
+
+
+def test_a_large_corpus_has_the_rows_on_disk_that_it_has_in_memory(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"text {i}" for i in range(150)]
+    held = packed_dataset(texts, tokenizer, 8)
+    monkeypatch.setattr(packing, "LARGE", 149)
+    stored = packed_dataset(texts, tokenizer, 8)
+    assert stored.cache_files and not held.cache_files
+    assert stored.to_list() == held.to_list() and stored.features == held.features
+    assert packed_dataset(texts, tokenizer, 8).cache_files == stored.cache_files
+    other = packed_dataset(texts, ByT5Tokenizer(additional_special_tokens=["99"], extra_ids=0), 8)
+    assert other.cache_files != stored.cache_files  # though it reads the first text alike
+    with pytest.raises(TaskError, match="don't fill a block of 9999 tokens"):
+        packed_dataset(texts, tokenizer, 9999, mask="none")
 
 
 def test_refuses_a_block_without_room_and_a_corpus_without_text(tokenizer: Any) -> None:

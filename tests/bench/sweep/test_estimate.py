@@ -130,6 +130,21 @@ def test_memory_of_a_model_dwarfs_no_optimiser() -> None:
     assert host == libraries + (4 + 12) * shape.parameters
 
 
+@pytest.mark.parametrize("device", ["a100", "cpu"])
+def test_each_process_holds_the_stated_examples_unless_they_lie_on_disk(device: str) -> None:
+    def told(**task: Any) -> estimate.Estimate:
+        cell = config("tiny") | {"distributed": {"strategy": "ddp", "processes": 8}}
+        cell["task"] |= task
+        lora = method("methods.lora.LoRA", rank=8)
+        return estimate.estimate(cell, lora, estimate.DEVICES[device])
+
+    none, few = told(), told(max_examples=500)
+    assert none.host and few.host and none.bytes and few.bytes
+    assert few.host - none.host == 8 * 500 * 600 * (4 + 4)  # input_ids and labels are int32
+    assert few.bytes - none.bytes == (500 * 600 * 8 if device == "cpu" else 0)
+    assert told(max_examples=None) == told(max_examples=100_001) == none
+
+
 def test_formed_weights_take_a_share_of_what_is_free() -> None:
     """As methods/kept.py grants it; none where FSDP2 shards, and none that a refusal rests on."""
     shape, cell = shape_of(conf("model", "llama2_7b")), config("llama2_7b")
