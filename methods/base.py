@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from methods.errors import MethodError
 from methods.files import (
@@ -32,11 +33,12 @@ from methods.files import (
 )
 from methods.layer import AdapterLinear, Compute
 from methods.quantised import forget_quantiser
-from methods.targets import matching_parameters, refuse_uncalled, target_layers
+from methods.targets import matching_parameters, refuse_hooked, refuse_uncalled, target_layers
 
 # How the weights that delta W counts from are kept where the base itself trains: a copy on the CPU;
 # the very tensors, for whoever puts others in their place before training; or not at all.
 Start = Literal["copy", "as loaded", "no"]
+NARROW = "_narrow_beside"  # under this name a model keeps the dtypes that also_train has widened
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -189,7 +191,7 @@ class AdapterMethod(Method):
     rank: LoRA's rank, for every method, so that equal ranks mean equal budgets.
     also_train: names or patterns of parameters outside the adapters that train in full beside
         them (pretraining: embeddings, head, norms); they are held in fp32, so that a narrower
-        model runs under autocast.
+        model runs under autocast, until ``merge`` gives them their dtype back.
     compute: auto | cached | fused | plain, see methods/layer.py.
     """
 
@@ -248,10 +250,12 @@ class AdapterMethod(Method):
         return {"rank": self.rank}
 
     def attach(self, model: nn.Module) -> None:
+        model = unwrapped(model)
         quantised = self.over_quantised and self.compute in ("auto", "plain")
         layers = target_layers(model, self.target_modules, quantised=quantised)
         for name, linear in layers.items():
             refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
+            refuse_hooked(name, linear)
             try:
                 self.check_shape(linear.in_features, linear.out_features)
             except MethodError as error:
@@ -260,6 +264,7 @@ class AdapterMethod(Method):
         model.requires_grad_(False)
         for name, linear in layers.items():
             model.set_submodule(name, self.adapt(linear, name))
+        object.__setattr__(model, NARROW, {n: p.dtype for n, p in beside.items()})
         for parameter in beside.values():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
             parameter.requires_grad_(True)
@@ -271,9 +276,16 @@ class AdapterMethod(Method):
         return {name: layer.delta_weight() for name, layer in adapted_layers(model)}
 
     def merge(self, model: nn.Module) -> nn.Module:
-        for name, layer in list(adapted_layers(model)):
-            model.set_submodule(name, layer.merged())
-        forget_quantiser(model)
+        plain, held = unwrapped(model), set()
+        for name, layer in list(adapted_layers(plain)):
+            merged = layer.merged()
+            plain.set_submodule(name, merged)
+            held.add(merged.weight.dtype)
+        for name, dtype in plain.__dict__.pop(NARROW, {}).items():
+            if dtype in held:  # else the whole model has been widened since
+                parameter = plain.get_parameter(name)
+                parameter.data = parameter.data.to(dtype)
+        forget_quantiser(plain)
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
@@ -314,14 +326,25 @@ class AdapterMethod(Method):
     def _beside(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters of also_train in an attached model."""
         adapted = [name for name, _ in adapted_layers(model)]
-        return matching_parameters(model, self.also_train, adapted)
+        return matching_parameters(unwrapped(model), self.also_train, adapted)
 
 
 def adapted_layers(model: nn.Module) -> Iterable[tuple[str, AdapterLinear]]:
-    """(dotted name, layer) of each adapted layer, in the model's order."""
-    for name, module in model.named_modules():
+    """(dotted name, layer) of each adapted layer, in the model's order, wrapped or not."""
+    for name, module in unwrapped(model).named_modules():
         if isinstance(module, AdapterLinear):
             yield name, module
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, inside torch.compile, nn.DataParallel and DDP: they prefix its names."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def check_number(name: str, value: Any) -> None:

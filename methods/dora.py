@@ -74,7 +74,7 @@ class Directed(Delta):
         """A and B as in LoRA, with W' instead of V = W + scale B A turned by m / ||V||.
 
         The magnitude: y = m / ||V|| (V x), so that dm = sum of dy y over the rows, over m. It costs
-        no product, but y is kept for backward: nothing may change the layer's output in place.
+        no product, but y is kept for backward.
         """
         assert y is not None
         a, b, m, ratio = working

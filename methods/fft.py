@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method, Start
+from methods.base import LLAMA_LINEARS, Method, Start, unwrapped
 from methods.errors import MethodError
 from methods.files import check_fit, refuse_leftovers
 from methods.layer import Compute
@@ -61,7 +61,7 @@ class FFT(Method):
         if self._keeps == "copy":
             _warn_of_narrow(model)
         model.requires_grad_(True)
-        self._model = weakref.ref(model)
+        self._model = weakref.ref(unwrapped(model))
         self._start = {  # kept off the accelerator; a model on the meta device has nothing to keep
             n: m.weight.detach().to("cpu", copy=self._keeps == "copy")
             for n, m in layers.items()
@@ -71,6 +71,7 @@ class FFT(Method):
     def delta_weights(self, model: nn.Module) -> dict[str, Tensor]:
         if self._keeps == "no":
             raise MethodError("FFT has not kept the weights it began with: keep_start said no.")
+        model = unwrapped(model)
         if self._model is None or self._model() is not model:
             raise MethodError(
                 "delta W counts from the weights of the model that this FFT was attached to last, "
@@ -86,10 +87,10 @@ class FFT(Method):
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+        return {name: parameter.detach() for name, parameter in unwrapped(model).named_parameters()}
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = dict(unwrapped(model).named_parameters())
         refuse_leftovers(name for name in state if name not in parameters)
         for name, parameter in parameters.items():
             check_fit(parameter, state.get(name), name)

@@ -209,6 +209,21 @@ class AdapterLinear(nn.Module):
                 self.base.weight.copy_(self.original)
             self.original = None
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """The original too: without it a checkpoint would not tell that the base has changed."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.original is not None:
+            destination[f"{prefix}original"] = self.original
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """A state without an original leaves one that is here: it is the base model's own."""
+        original = state_dict.pop(f"{prefix}original", None)
+        if original is not None:
+            self.original = original.to("cpu", copy=True)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def merged(self) -> nn.Linear:
         """The plain layer with the same output: the base layer, its weight now W + delta W."""
         self.base.weight.data.copy_(self.effective_weight())
@@ -309,7 +324,12 @@ class _FusedLinear(torch.autograd.Function):
             formed = form(delta, weight, x.dtype, tensors)
         y = F.linear(x, formed.weight, None if delta.needs_output else bias)
         ctx.save_for_backward(x, weight, y if delta.needs_output else None, *tensors)
-        return y if bias is None or not delta.needs_output else y + bias
+        if not delta.needs_output:
+            return y
+        # Another tensor than the kept y, as the next module may change it in place (nn.ReLU(True),
+        # the residual of Falcon). Without a bias that is a copy: n x d_out values held till
+        # backward beside what the next module keeps; without y, dm would take a dense product.
+        return y.clone() if bias is None else y + bias
 
     @staticmethod
     @once_differentiable  # the gradient below is no function that autograd could see through

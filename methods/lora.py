@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods import peft_format
-from methods.base import AdapterMethod
+from methods.base import AdapterMethod, check_number
 from methods.errors import MethodError
 from methods.files import ADAPTER_FILE, CONFIG_FILE, METHOD_FILE, as_json, read_weights
 from methods.layer import AdapterLinear, Delta, Formed
@@ -37,7 +37,9 @@ class LoRA(AdapterMethod):
 
     def __init__(self, *, alpha: float | None = None, rslora: bool = False, **shared: Any):
         super().__init__(**shared)
-        self.alpha = float(2 * self.rank if alpha is None else alpha)
+        alpha = 2 * self.rank if alpha is None else alpha
+        check_number("alpha", alpha)
+        self.alpha = float(alpha)
         if not self.alpha > 0:
             raise MethodError(f"alpha={alpha} must be above 0.")
         self.rslora = bool(rslora)

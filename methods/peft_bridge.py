@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.base import LLAMA_LINEARS, Method
+from methods.base import LLAMA_LINEARS, Method, unwrapped
 from methods.errors import MethodError
 from methods.files import (
     CONFIG_FILE,
@@ -174,6 +174,8 @@ class Peft(Method):
                 key, weight = f"{PREFIX}{name}.base_layer.weight", layer.get_base_layer().weight
                 moved[key] = (weight, check_fit(weight, state.pop(key, None), key))
         expected = peft.get_peft_model_state_dict(attached.wrapper, save_embedding_layers=False)
+        # MoraConfig's M was no module's weight at first; see MoraModel.
+        state = {f"{k}.weight" if f"{k}.weight" in expected else k: v for k, v in state.items()}
         refuse_leftovers(name for name in state if name not in expected)
         for key, value in expected.items():
             check_fit(value, state.get(key), key)
@@ -248,13 +250,13 @@ def tuner_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """(name, layer) of each layer that a tuner of peft has replaced."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in model.named_modules():
+    for name, module in unwrapped(model).named_modules():
         if isinstance(module, BaseTunerLayer):
             yield name, module
 
 
 def _attached(model: nn.Module) -> _Attached:
-    attached = getattr(model, ATTACHED, None)
+    attached = getattr(unwrapped(model), ATTACHED, None)
     if attached is None:
         raise MethodError("no tuner of peft is attached to this model (any more).")
     return attached

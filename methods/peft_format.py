@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from methods.base import adapted_layers
+from methods.base import adapted_layers, unwrapped
 from methods.errors import MethodError
 from methods.files import read_json, refuse_difference
 
@@ -56,6 +56,7 @@ def from_peft(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def config(model: nn.Module, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The content of adapter_config.json, with these fields of peft's LoraConfig."""
+    model = unwrapped(model)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if type(model).__name__.endswith("ForCausalLM") else None,

@@ -9,13 +9,13 @@ of the same two groupings and therefore give no more rank: 2 r_hat at best.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from methods import operators
 from methods.base import adapted_layers
 from methods.errors import MethodError
 from methods.groups import Groups, Layout
@@ -53,17 +53,24 @@ class ReMoRA(Restarting, MoRA):
         # The saved state says which layout each layer is in.
         return {k: v for k, v in super().forward_settings().items() if k not in SHARING}
 
+    def adapt(self, linear: nn.Linear, name: str) -> AdapterLinear:
+        operator = self.build(linear.in_features, linear.out_features)
+        start, kept = {"M": torch.zeros(operator.side, operator.side)}, self.dropout
+        return Regrouped(linear, start, Square(operator), dropout=kept, compute=self.compute)
+
     def restart(self, layer: AdapterLinear, name: str, step: int) -> None:
+        assert isinstance(layer, Regrouped)
         layer.get_parameter("M").zero_()
-        self._use_layout(layer, (_layout(layer) + 1) % self.layouts)
+        layer.use((layer.layout + 1) % self.layouts)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        layouts = {f"{n}.layout": torch.tensor(_layout(m)) for n, m in adapted_layers(model)}
+        layouts = {f"{n}.layout": m.get_extra_state() for n, m in adapted_layers(model)}
         return super().state(model) | layouts
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         state, found = dict(state), []
         for name, layer in adapted_layers(model):
+            assert isinstance(layer, Regrouped)
             layout = state.pop(f"{name}.layout", None)
             if layout is None or not 0 <= int(layout) < self.layouts:
                 raise MethodError(
@@ -73,31 +80,51 @@ class ReMoRA(Restarting, MoRA):
             found.append((layer, int(layout)))
         super().load_state(model, state)
         for layer, index in found:
-            self._use_layout(layer, index)
+            layer.use(index)
 
     def max_rank(self, d_in: int, d_out: int) -> int:
         """Of the sum of merges, once a restart has been: the rank of both groupings together."""
         side, wrap = self.side(d_in, d_out), self.compat == "published"
         return min(_joint_rank(d_in, side, wrap), _joint_rank(d_out, side, False))
 
-    def _use_layout(self, layer: AdapterLinear, index: int) -> None:
-        inputs, outputs = LAYOUTS[index]
-        operator = operators.build(
-            "sharing",
-            layer.in_features,
-            layer.out_features,
-            self.rank,
-            input_groups=inputs,
-            output_groups=outputs,
-            compat=self.compat,
-        )
-        layer.delta = Square(operator)
 
+class Regrouped(AdapterLinear):
+    """A layer whose groups change. Which they are is in every ``state_dict``, beside the weights.
 
-def _layout(layer: AdapterLinear) -> int:
-    assert isinstance(layer.delta, Square) and isinstance(layer.delta.operator, Sharing)
-    operator = layer.delta.operator
-    return LAYOUTS.index((operator.input_groups, operator.output_groups))
+    So that a checkpoint which somebody else writes, such as the Trainer without ``connect``, means
+    the same when it is read.
+    """
+
+    @property
+    def layout(self) -> int:
+        """The place in LAYOUTS."""
+        operator = self._operator
+        return LAYOUTS.index((operator.input_groups, operator.output_groups))
+
+    def use(self, layout: int) -> None:
+        """Go over to another layout; M stays."""
+        inputs, outputs = LAYOUTS[layout]
+        self.delta = Square(replace(self._operator, input_groups=inputs, output_groups=outputs))
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.layout)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.use(int(state))
+
+    @property
+    def _operator(self) -> Sharing:
+        assert isinstance(self.delta, Square) and isinstance(self.delta.operator, Sharing)
+        return self.delta.operator
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        if f"{prefix}M" in state_dict and f"{prefix}_extra_state" not in state_dict:
+            raise MethodError(
+                f"the state has {prefix}M and does not say in which layout its groups are "
+                f"({prefix}_extra_state), so that M may mean another delta W: go on from a folder "
+                f"of method.save, or from a whole state_dict of this version."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @lru_cache(maxsize=256)

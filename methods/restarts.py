@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from methods.base import AdapterMethod, adapted_layers
+from methods.base import AdapterMethod, adapted_layers, check_number
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
 from methods.targets import target_layers
@@ -44,6 +44,9 @@ class Restarting(AdapterMethod):
         **shared: Any,
     ):
         super().__init__(**shared)
+        given = {"restart_every": restart_every, "restart_warmup": restart_warmup}
+        for name, value in (given | {"prune_ratio": prune_ratio}).items():
+            check_number(name, value)
         if isinstance(restart_every, bool) or restart_every < 1:
             raise MethodError(f"restart_every={restart_every!r} must be at least 1 step.")
         if not 0 <= restart_warmup < restart_every:

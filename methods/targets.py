@@ -12,7 +12,7 @@ from torch import nn
 
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
-from methods.quantised import is_quantised
+from methods.quantised import is_quantised, kind
 
 # The state-space layers of transformers that give no weight but dt_proj's to a kernel.
 MAMBA_CALLS = ("JambaMambaMixer", "ZambaMambaMixer")
@@ -72,6 +72,19 @@ def refuse_uncalled(name: str, parent: nn.Module) -> None:
         raise MethodError(
             f"layer {name}: {type(parent).__name__} takes its weight without calling the layer, so "
             f"that an adapter on it would be skipped. {remedy}"
+        )
+
+
+def refuse_hooked(name: str, layer: nn.Module) -> None:
+    """Raise MethodError where a hook hangs on ``layer``, whose weight is used without a call.
+
+    A quantised layer is called, hooks included.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+    if kind(layer) is None and any((*hooks, layer._backward_pre_hooks)):
+        raise MethodError(
+            f"layer {name} has a hook, which the adapted layer would pass over in silence: remove "
+            f"it and register it after attach, on the adapted layer."
         )
 
 

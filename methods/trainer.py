@@ -8,12 +8,15 @@
 
 ``connect`` gives the Trainer one callback and one optimiser, and lets it write and read adapters
 where it would write and read whole models. Whoever subclasses Trainer can use the two alone:
-``callback`` and ``optimizer``. transformers is imported when one of them is called.
+``callback`` and ``optimizer``. Its checkpoints are whole models then; that a base weight has been
+restarted goes into them (``AdapterLinear.original``). transformers is imported when one of them is
+called.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ def connect(trainer: Any, method: Method) -> None:
     - its optimiser, of the class that ``optim`` or ``optimizer_cls_and_kwargs`` names, has the
       method's parameter groups (unless it was given one when it was made);
     - restarts come after the optimiser's step; the learning rate's schedule stays the Trainer's;
+    - with ``model_init``, the method is attached inside it, as each run makes a new model;
     - ``save_model`` and checkpoints hold adapters alone, as ``method.save`` writes them;
       ``resume_from_checkpoint`` and ``load_best_model_at_end`` read them.
 
@@ -77,18 +81,25 @@ def callback(method: Method) -> Any:
 
 
 def optimizer(
-    method: Method, model: nn.Module, args: Any, chosen: tuple[Any, dict[str, Any]] | None = None
+    method: Method,
+    model: nn.Module,
+    args: Any,
+    chosen: tuple[Any, dict[str, Any]] | None = None,
+    decays: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser that the TrainingArguments ask for, on the method's parameter groups.
 
     chosen: another class and its options, as the Trainer's ``optimizer_cls_and_kwargs``.
     A method without a learning rate takes the options' lr, else ``args.learning_rate``; LoRA+
-    multiplies it for B. ``args.weight_decay`` is that of every group, as in the Trainer.
+    multiplies it for B. ``args.weight_decay`` is that of the parameters named in ``decays``, by
+    default all but norms and biases, as in the Trainer.
 
-    Raises MethodError for an optimiser that takes a model or parameters of its own choice.
+    Raises MethodError for an optimiser that takes a model or parameters of its own choice, and
+    where the method is not attached to the model.
     """
     from transformers import Trainer
 
+    _refuse_plain(method, model)
     kind, options = chosen or Trainer.get_optimizer_cls_and_kwargs(args, model)
     plain = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
     own = sorted({"params", "model", "optimizer_dict"} & options.keys())
@@ -103,24 +114,42 @@ def optimizer(
     rated = copy.copy(method)
     if rated._learning_rate is None:
         rated._learning_rate = float(options.get("lr") or args.learning_rate)
-    decay = {"weight_decay": args.weight_decay}
-    groups = [decay | group for group in rated.parameter_groups(model)]
+    if decays is None:
+        decays = Trainer.get_decay_parameter_names(None, model)
+    decayed = {id(p) for n, p in model.named_parameters() if n in decays}
+    groups = []
+    for group in rated.parameter_groups(model):
+        for weight_decay, decaying in ((args.weight_decay, True), (0.0, False)):
+            params = [p for p in group["params"] if (id(p) in decayed) is decaying]
+            if params:
+                groups.append({"weight_decay": weight_decay} | group | {"params": params})
     made: torch.optim.Optimizer = kind(groups, **options)
     return made
 
 
 def _create_optimizer(trainer: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
     if trainer.optimizer is None:
-        chosen = trainer.optimizer_cls_and_kwargs
-        trainer.optimizer = optimizer(trainer.method, trainer.model, trainer.args, chosen)
+        model, chosen = trainer.model, trainer.optimizer_cls_and_kwargs
+        decays = trainer.get_decay_parameter_names(model)
+        trainer.optimizer = optimizer(trainer.method, model, trainer.args, chosen, decays)
     made: torch.optim.Optimizer = trainer.optimizer
     return made
+
+
+def _refuse_plain(method: Method, model: nn.Module) -> None:
+    """Raise MethodError for a model without adapters, as ``model_init`` makes one for each run."""
+    if not any(True for _ in adapted_layers(model)):
+        raise MethodError(
+            f"{method.label} is not attached to the model that the Trainer has now: with "
+            f"model_init, attach the method inside model_init, to the model that it returns."
+        )
 
 
 def _save(trainer: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
     """As Trainer._save, the adapter in place of the model."""
     if not trainer.args.should_save:
         return
+    _refuse_plain(trainer.method, trainer.model)
     folder = Path(output_dir or trainer.args.output_dir)
     trainer.method.save(trainer.model, folder)
     tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)

@@ -10,6 +10,10 @@ equal to the string "MORA", and it is entered into the same three tables that
 replaced. Upstream it would take the one line ``MORA = "MORA"`` in PeftType, these classes in
 peft/tuners/mora, and a call of ``register_peft_method``. Should peft get a MORA of its own, the
 import here refuses in words.
+
+Folders saved before M was a module's weight (``mora_M``, not ``mora_M.weight``) are read by peft,
+also into a PeftModel. ``load_adapter`` of transformers' own models reports their M as missing: read
+such a folder with PeftModel.from_pretrained and save it again.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ M . compress (arXiv 2405.12130).
 
 from __future__ import annotations
 
+import copy
 import enum
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +59,7 @@ class MoraConfig(PeftConfig):
     compat: exact | published, see methods/operators.py.
     mora_dropout: of the inputs of delta W.
     target_modules: None adapts every linear layer but the output head, as "all-linear" does.
+    layers_to_transform, layers_pattern: of names alone; a pattern of target_modules says it all.
     fan_in_fan_out: weights are stored (d_in, d_out), as in the Conv1D of GPT-2.
     init_weights: M starts at zero; False, for tests, makes it random.
 
@@ -85,6 +88,13 @@ class MoraConfig(PeftConfig):
                 setattr(self, name, set(getattr(self, name)))
         if self.layers_pattern and self.layers_to_transform is None:
             raise MethodError("layers_pattern has no meaning without layers_to_transform.")
+        pattern = isinstance(self.target_modules, str) and not _all_linear(self.target_modules)
+        if pattern and self.layers_to_transform is not None:
+            raise MethodError(
+                f"layers_to_transform and layers_pattern have no meaning with a pattern "
+                f"(target_modules={self.target_modules!r}), for which peft ignores them: put the "
+                f"layers into the pattern, or give target_modules as a list of names."
+            )
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise MethodError(f"r={self.r!r} must be a whole number of at least 1.")
         if not 0 <= self.mora_dropout < 1:
@@ -105,6 +115,21 @@ class MoraConfig(PeftConfig):
         )
 
 
+def _all_linear(target_modules: Any) -> bool:
+    return isinstance(target_modules, str) and target_modules.lower() == "all-linear"
+
+
+class Square(nn.Module):
+    """An M. As a module's weight it is named mora_M.ADAPTER.weight, as the weights of LoRA are.
+
+    TRL's DPOTrainer, for one, finds the parameters of an adapter by its name between dots.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
 class MoraLinear(nn.Module, BaseTunerLayer):
     """A linear layer, quantised or not, with an M for each adapter.
 
@@ -115,7 +140,7 @@ class MoraLinear(nn.Module, BaseTunerLayer):
     other_param_names = ("r", "mora_operator", "mora_dropout")
 
     base_layer: nn.Module
-    mora_M: nn.ParameterDict
+    mora_M: Any  # nn.ModuleDict: {adapter: Square}
     mora_dropout: nn.ModuleDict
     active_adapters: list[str]
     # peft ships no types: methods of its BaseTunerLayer.
@@ -138,7 +163,7 @@ class MoraLinear(nn.Module, BaseTunerLayer):
         self.r: dict[str, int] = {}
         self.mora_operator: dict[str, Operator] = {}
         self.mora_dropout = nn.ModuleDict()
-        self.mora_M = nn.ParameterDict()
+        self.mora_M = nn.ModuleDict()
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter = adapter_name
@@ -153,7 +178,7 @@ class MoraLinear(nn.Module, BaseTunerLayer):
         m = torch.zeros(operator.side, operator.side)
         if not config.init_weights:
             nn.init.kaiming_uniform_(m, a=math.sqrt(5))
-        self.mora_M[adapter_name] = nn.Parameter(m)
+        self.mora_M[adapter_name] = Square(m)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -169,14 +194,14 @@ class MoraLinear(nn.Module, BaseTunerLayer):
         for name in self.active_adapters:
             if name in self.mora_M:
                 dropped = self.mora_dropout[name](x)
-                m = wide(self.mora_M[name])  # turned in fp32, whatever it is held in
+                m = wide(self.mora_M[name].weight)  # turned in fp32, whatever it is held in
                 y = y + self.mora_operator[name].apply(dropped, m).to(y.dtype)
         return y
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """delta W, as the base weight is stored, in fp32 or wider."""
         with torch.no_grad():
-            delta = self.mora_operator[adapter].delta_weight(wide(self.mora_M[adapter]))
+            delta = self.mora_operator[adapter].delta_weight(wide(self.mora_M[adapter].weight))
         return delta.T if self.fan_in_fan_out else delta
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -240,16 +265,33 @@ class MoraModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - so in peft's base class
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: dict[str, Any]) -> Any:
+        """Write all-linear out as the names that end the layers' own, where those say it as well.
+
+        The configuration is the user's, who may have a deeper model to come; and peft, which would
+        write whole names into it, ignores layers_to_transform for these.
+        """
         if peft_config.target_modules is None:
             peft_config.target_modules = "all-linear"
-        if (
-            peft_config.target_modules == "all-linear"
-            and peft_config.layers_to_transform is not None
-        ):
-            # peft writes out all-linear as whole names, for which it ignores layers_to_transform.
-            names = _maybe_include_all_linear_layers(peft_config, self.model).target_modules
-            peft_config.target_modules = {name.rpartition(".")[2] for name in names}
+        if not _all_linear(peft_config.target_modules):
+            return peft_config
+        names = _maybe_include_all_linear_layers(copy.copy(peft_config), self.model).target_modules
+        ends = {name.rpartition(".")[2] for name in names}
+        others = (name for name, _ in self.model.named_modules() if name not in names)
+        same = all(name.rpartition(".")[2] not in ends for name in others)
+        if same or peft_config.layers_to_transform is not None:
+            peft_config.target_modules = ends
         return peft_config
+
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        """Refuse a layer before the first is replaced: half adapted, a model would train whole."""
+        config = _maybe_include_all_linear_layers(copy.copy(peft_config), model)
+        inside: tuple[str, ...] = ()  # of adapted layers, which peft does not look into either
+        for name, module in model.named_modules():
+            targeted = name and self._check_target_module_exists(config, name)
+            if targeted and not name.startswith(inside):
+                _check(name, module, model.get_submodule(name.rpartition(".")[0]), config)
+            if isinstance(module, BaseTunerLayer):
+                inside += (f"{name}.",)
 
     def _create_and_replace(
         self,
@@ -261,36 +303,72 @@ class MoraModel(BaseTuner):
         current_key: str,
         **kwargs: Any,
     ) -> None:
-        refuse_uncalled(current_key, parent)
-        try:
-            if isinstance(target, MoraLinear):
-                target.update_layer(adapter_name, config)
-                return
-            _check(target, config)
-            layer = MoraLinear(target, adapter_name, config, **get_quantization_kwargs(self))
-        except MethodError as error:
-            raise MethodError(f"layer {current_key}: {error}") from None
+        if isinstance(target, MoraLinear):
+            target.update_layer(adapter_name, config)
+            return
+        _fit_orientation(target, config)
+        layer = MoraLinear(target, adapter_name, config, **get_quantization_kwargs(self))
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)  # a further adapter does not train by itself
         self._replace_module(parent, target_name, layer, target)
 
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Files from before M was the weight of a module, too, name it without .weight."""
+        state_dict = {
+            f"{key}.weight" if key.endswith(".mora_M") else key: value
+            for key, value in state_dict.items()
+        }
+        renamed: dict[str, Tensor] = super()._remap_adapter_state_dict_for_load(
+            model=model, config=config, adapter_name=adapter_name, state_dict=state_dict
+        )
+        return renamed
 
-def _check(target: nn.Module, config: MoraConfig) -> None:
-    """Raise MethodError for anything but a linear layer, plain or of a quantisation peft knows."""
-    base = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
+        """Refuse batches with an adapter for each row, which peft would run with the active one."""
+        if kwargs.get("adapter_names") is not None:
+            raise MethodError(
+                "MoRA has no mixed batches (adapter_names): give each adapter a batch of its own, "
+                "with set_adapter before it."
+            )
+        return nullcontext()
+
+
+def _base(target: nn.Module) -> nn.Module:
+    base: nn.Module = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+    return base
+
+
+def _check(name: str, target: nn.Module, parent: nn.Module, config: MoraConfig) -> None:
+    """Raise MethodError where MoRA cannot adapt the layer ``name``.
+
+    It must be a linear layer, plain or of a quantisation that peft knows, which is called.
+    """
+    refuse_uncalled(name, parent)
+    base = _base(target)
+    if not isinstance(base, nn.Linear | Conv1D):
+        backend = resolve_quantization_backend(base)
+        if backend is None or backend.layer_type != "linear":
+            raise MethodError(
+                f"layer {name}: it is a {type(base).__name__}, and MoRA adapts linear layers "
+                f"alone: name those in target_modules."
+            )
+    try:
+        config.build(*_get_in_out_features(base))
+    except MethodError as error:
+        raise MethodError(f"layer {name}: {error}") from None
+
+
+def _fit_orientation(target: nn.Module, config: MoraConfig) -> None:
+    """Set fan_in_fan_out as the layer has it, with a warning where the user said otherwise."""
+    base = _base(target)
     if isinstance(base, Conv1D) != config.fan_in_fan_out:
         config.fan_in_fan_out = isinstance(base, Conv1D)
         warnings.warn(
             f"fan_in_fan_out is set to {config.fan_in_fan_out}, as {type(base).__name__} has it.",
-            stacklevel=4,
-        )
-    if isinstance(base, nn.Linear | Conv1D):
-        return
-    backend = resolve_quantization_backend(base)
-    if backend is None or backend.layer_type != "linear":
-        raise MethodError(
-            f"it is a {type(base).__name__}, and MoRA adapts linear layers alone: name those in "
-            f"target_modules."
+            stacklevel=3,
         )
 
 

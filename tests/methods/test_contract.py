@@ -130,6 +130,18 @@ def test_llama_with_embeddings_and_norms_trained_beside(name: str, check: str) -
     )
 
 
+@pytest.mark.parametrize("widened", [False, True])
+def test_merging_gives_what_trained_beside_its_dtype_back(widened: bool) -> None:
+    """Else a bf16 model would stop at its first norm in fp32."""
+    model, method = llama().bfloat16(), build("mora", also_train=["*norm"])
+    method.attach(model)
+    assert model.get_parameter("model.norm.weight").dtype == torch.float32
+    dtype = torch.float32 if widened else torch.bfloat16
+    merged = method.merge(model.to(dtype) if widened else model)
+    assert {p.dtype for p in merged.parameters()} == {dtype}
+    assert run_llama(merged)["logits"].dtype == dtype
+
+
 @dataclass(frozen=True)
 class Half(LowRank):
     """Forms only half of what it sends through activations."""

@@ -54,6 +54,8 @@ def test_settings(settings: dict[str, Any], message: str) -> None:
 def test_settings_of_lora() -> None:
     with pytest.raises(MethodError, match="alpha=0 must be above 0"):
         LoRA(rank=4, learning_rate=1e-3, alpha=0)
+    with pytest.raises(MethodError, match="alpha='16' must be a number"):
+        LoRA(rank=4, learning_rate=1e-3, alpha="16")  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="lr_ratio=0 must be above 0"):
         LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio=0)
     with pytest.raises(MethodError, match="lr_ratio='4' must be a number"):
@@ -154,6 +156,21 @@ def test_offloaded_layer() -> None:
     accelerate = pytest.importorskip("accelerate")
     message = refused(accelerate.cpu_offload(llama(), execution_device="cpu"))
     assert "is offloaded by accelerate" in message and "without offloading" in message
+
+
+@pytest.mark.parametrize(
+    "register", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"]
+)
+def test_layer_with_a_hook(register: str) -> None:
+    """Its weight is taken without calling it, so that the hook would be passed over."""
+    model = llama()
+    layer = model.model.layers[0].mlp.up_proj
+    handle = getattr(layer, f"register_{register}")(lambda *_: None)
+    message = refused(model)
+    assert "layer model.layers.0.mlp.up_proj has a hook" in message
+    assert "register it after attach" in message
+    handle.remove()
+    mora().attach(model)
 
 
 def test_layer_that_is_not_linear() -> None:

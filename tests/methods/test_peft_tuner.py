@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, get_args
@@ -10,13 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from methods import MethodError, MoRA
 from methods.contract import llama, run_llama
 from methods.mora import Square
 from methods.operators import OperatorName
+from methods.peft_bridge import Peft
 from methods.peft_tuner import MoraConfig, tuner
 from tests.methods.conftest import SHAPES, inputs
 from tests.methods.steps import losses
@@ -68,7 +70,7 @@ def test_agrees_with_our_mora_at_every_shape(shapes, operator: str, compat: str)
     for name in SHAPES:
         layer = theirs.base_model.model.layers[name]
         assert close(found[name], expected[name]), name
-        assert close(layer.mora_M["default"].grad, ours.layers[name].M.grad), name
+        assert close(layer.mora_M["default"].weight.grad, ours.layers[name].M.grad), name
         assert close(layer.get_delta_weight("default"), ours.layers[name].delta_weight()), name
 
 
@@ -81,7 +83,7 @@ def test_m_is_turned_in_its_own_precision_and_rounded_then(operator: OperatorNam
     base = nn.Linear(256, 128, bias=False, dtype=torch.bfloat16)
     theirs = tuner.MoraLinear(base, "default", MoraConfig(r=6, operator=operator))
     m = nn.Parameter(0.1 * torch.randn(made.side, made.side, generator=generator))
-    theirs.mora_M["default"] = m
+    theirs.mora_M["default"].weight = m
 
     def gradient(y: Tensor) -> Tensor:
         return torch.autograd.grad(y, m, dy.to(y.dtype))[0].double()
@@ -140,13 +142,32 @@ def test_saved_and_read(operator: str, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["operator"]) == ("MORA", 4, operator)
     names = set(load_file(tmp_path / "adapter_model.safetensors"))
-    assert "base_model.model.model.layers.0.self_attn.q_proj.mora_M" in names and len(names) == 4
+    assert (
+        "base_model.model.model.layers.0.self_attn.q_proj.mora_M.weight" in names
+        and len(names) == 4
+    )
     assert type(PeftConfig.from_pretrained(tmp_path)) is MoraConfig
     again = PeftModel.from_pretrained(llama(), tmp_path)
     assert close(logits(again), logits(model))
     assert not any(p.requires_grad for p in again.parameters())
     trained = PeftModel.from_pretrained(llama(), tmp_path, is_trainable=True)
     assert sum(p.requires_grad for p in trained.parameters()) == 4
+
+
+def test_a_file_that_names_m_without_its_module_is_read(tmp_path: Path) -> None:
+    """As this package wrote it at first."""
+    model = adapted()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    state = {key.removesuffix(".weight"): value for key, value in load_file(file).items()}
+    assert all(key.endswith(".mora_M") for key in state)
+    save_file(state, file)
+    assert torch.equal(logits(PeftModel.from_pretrained(llama(), tmp_path)), logits(model))
+    bridge = Peft(peft_config=MoraConfig(r=4, operator="rotation"))
+    plain = llama()
+    bridge.attach(plain)
+    bridge.load(plain, tmp_path)
+    assert torch.equal(logits(plain), logits(model))
 
 
 @pytest.mark.parametrize("safe", [False, True])
@@ -163,7 +184,7 @@ def test_safe_merge_refuses_what_is_not_finite() -> None:
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     before = layer.weight.clone()
     with torch.no_grad():
-        layer.mora_M["default"][0, 0] = torch.inf
+        layer.mora_M["default"].weight[0, 0] = torch.inf
     with pytest.raises(ValueError, match=r"NaNs detected .* adapter default seems to be broken"):
         model.merge_adapter(safe_merge=True)
     assert torch.equal(layer.weight, before) and not layer.merged
@@ -203,6 +224,37 @@ def test_several_adapters_are_added_chosen_and_deleted() -> None:
     assert not close(both, first, 1e-3) and not close(both, other, 1e-3)
     merged = model.merge_and_unload(adapter_names=["default", "other"])
     assert close(logits(merged), both, 1e-5)
+
+
+def test_every_parameter_has_its_adapter_s_name_between_dots() -> None:
+    """By which others find and copy an adapter, such as TRL's DPOTrainer."""
+    model = adapted()
+    model.add_adapter("other", MoraConfig(r=2))
+    found = [n for n, _ in model.named_parameters() if "mora_" in n]
+    assert found and all(".default." in n or ".other." in n for n in found)
+
+
+def test_a_configuration_fits_the_next_model_as_if_it_were_new() -> None:
+    config = MoraConfig(r=2)
+    get_peft_model(llama(), config)
+    deep = copy.deepcopy(llama().config)
+    deep.num_hidden_layers, deep.layer_types = 4, None
+    names = get_peft_model(type(llama())(deep), config).base_model.targeted_module_names
+    assert len(names) == 2 * len(get_peft_model(llama(), config).base_model.targeted_module_names)
+
+
+def test_all_linear_is_the_linear_layers_also_where_others_are_named_alike() -> None:
+    layers, norms = nn.ModuleList([nn.Linear(8, 8)]), nn.ModuleList([nn.LayerNorm(8)])
+    model = nn.ModuleDict({"layers": layers, "norms": norms})
+    config = MoraConfig(r=2)
+    assert get_peft_model(model, config).base_model.targeted_module_names == ["layers.0"]
+
+
+def test_a_batch_of_several_adapters_is_refused() -> None:
+    model, ids = adapted(), torch.arange(24).reshape(2, 12)
+    for run in (model, model.generate):
+        with pytest.raises(MethodError, match="MoRA has no mixed batches"):
+            run(input_ids=ids, adapter_names=["default", "__base__"])
 
 
 def test_a_deleted_adapter_leaves_nothing_behind() -> None:
@@ -245,6 +297,10 @@ def test_training_moves_m_alone() -> None:
         ({"compat": "both"}, "choose exact | published"),
         ({"mora_dropout": 1.0}, "mora_dropout=1.0 must be at least 0 and below 1"),
         ({"layers_pattern": "layers"}, "no meaning without layers_to_transform"),
+        (
+            {"target_modules": r".*\.q_proj", "layers_to_transform": [0]},
+            r"have no meaning with a pattern (target_modules='.*\\.q_proj')",
+        ),
     ],
     ids=str,
 )
@@ -263,9 +319,24 @@ def test_settings_that_mean_nothing(fields: dict[str, Any], message: str) -> Non
     ids=str,
 )
 def test_layers_that_cannot_be_adapted(fields: dict[str, Any], message: str) -> None:
+    model = llama()
+    before = [(id(m), m.training) for m in model.modules()]
     with pytest.raises(MethodError, match=r"^layer model") as error:
-        get_peft_model(llama(), MoraConfig(**fields))
+        get_peft_model(model, MoraConfig(**fields))
     assert message in str(error.value)
+    assert [(id(m), m.training) for m in model.modules()] == before
+    # Whatever is adapted next is adapted as if nothing had been: the base is frozen.
+    trained = get_peft_model(model, MoraConfig(r=4, target_modules=["up_proj"]))
+    assert all("up_proj.mora_M" in n for n, p in trained.named_parameters() if p.requires_grad)
+
+
+def test_a_further_adapter_that_is_refused_leaves_the_first_alone() -> None:
+    model = adapted()
+    before = logits(model), [n for n, _ in model.named_parameters()]
+    with pytest.raises(MethodError, match="k_proj: rank=17"):
+        model.add_adapter("big", MoraConfig(r=17))
+    assert torch.equal(logits(model), before[0])
+    assert [n for n, _ in model.named_parameters()] == before[1]
 
 
 def test_a_layer_that_is_never_called_is_refused() -> None:

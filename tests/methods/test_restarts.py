@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from methods import AdapterMethod, MethodError
@@ -85,6 +86,36 @@ def test_restarts_only_when_due_and_not_after_the_last_step(kind) -> None:
         model, optimizer = start(method)
         method.after_step(model, optimizer, step, last=last)
         assert all((layer.original is not None) is due for _, layer in adapted_layers(model))
+
+
+@every_method
+def test_a_plain_state_dict_holds_all_that_a_restart_left(kind, tmp_path) -> None:
+    """As the Trainer writes it for whoever uses callback and optimizer alone."""
+    method = kind(**SETTINGS)
+    model, optimizer = start(method)
+    fresh = start(kind(**SETTINGS))[0]
+    before = {n: t.clone() for n, t in fresh.state_dict().items()}
+    train(method, model, optimizer, range(1, 4))  # a restart after 2
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    xs = inputs(3)
+    assert all(torch.equal(y, model.eval()(xs)[k]) for k, y in fresh.eval()(xs).items())
+    for what in (method.delta_weights, method.state):
+        found, expected = what(fresh), what(model)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    fresh.load_state_dict(before)  # and back
+    assert all(torch.equal(t, fresh.state_dict()[n]) for n, t in before.items())
+    assert not any(delta.any() for delta in method.delta_weights(fresh).values())
+
+
+def test_a_state_without_its_layout_is_refused() -> None:
+    model, _ = start(ReMoRA(**SETTINGS))
+    parameters = dict(model.named_parameters())
+    with pytest.raises(
+        MethodError, match=r"does not say in which layout .*narrow_in\._extra_state"
+    ):
+        model.load_state_dict(parameters, strict=False)
 
 
 def test_relora_draws_another_a_at_each_restart_layer_and_seed_but_the_same_again() -> None:
@@ -203,6 +234,9 @@ def test_remora_on_a_llama_exceeds_what_mora_can_reach() -> None:
     ("wrong", "message"),
     [
         ({"restart_every": 0}, "restart_every=0 must be at least 1"),
+        ({"restart_every": "5"}, "restart_every='5' must be a number"),
+        ({"restart_warmup": "1"}, "restart_warmup='1' must be a number"),
+        ({"prune_ratio": "1e-1"}, "prune_ratio='1e-1' must be a number"),
         ({"restart_warmup": 2}, "restart_warmup=2 must be at least 0 and below"),
         ({"reset_optimizer": "half"}, "reset_optimizer='half' is unknown; choose full | prune"),
         ({"prune_ratio": 1.0}, "prune_ratio=1.0 must be above 0 and below 1"),

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods import AdapterLinear, AdapterMethod
+from methods import FFT, AdapterLinear, AdapterMethod, ReMoRA, load_adapter
 from methods.asylora import AsyLoRA
 from methods.base import adapted_layers
 from methods.contract import llama
@@ -154,7 +155,7 @@ def test_autocast(method: AdapterMethod) -> None:
 @every_method
 @pytest.mark.parametrize("compute", ["cached", "fused"])
 def test_nothing_but_the_input_is_kept_for_backward(method: AdapterMethod, compute: str) -> None:
-    """And DoRA's output, which the next layer mostly keeps as well."""
+    """And DoRA's y, apart from the output, which the next module may change in place."""
     method = copy.copy(method)
     method.compute = compute
     model = nudged(method, layers())
@@ -162,8 +163,54 @@ def test_nothing_but_the_input_is_kept_for_backward(method: AdapterMethod, compu
     for name, x in inputs(5).items():
         layer = model.layers[name]
         found, y = kept(layer, x)
-        needed = [x, y] if layer.delta.needs_output else [x]
-        assert [p for p in found if p not in own] == [t.data_ptr() for t in needed]
+        beside = [p for p in found if p not in own]
+        assert beside[0] == x.data_ptr() and y.data_ptr() not in beside
+        assert len(beside) == 1 + layer.delta.needs_output
+
+
+@pytest.mark.parametrize("tokens", [4, 4000])  # below and above the break-even
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [LoRA, DoRA, MoRA])
+def test_the_output_may_be_changed_in_place(kind: Any, bias: bool, tokens: int) -> None:
+    def gradient(inplace: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(50, 70, bias=bias), nn.ReLU(inplace), nn.Linear(70, 50))
+        nudged(kind(rank=4, target_modules=["0"]), model)
+        model(torch.randn(tokens, 50)).square().mean().backward()
+        return gradients(model)
+
+    same(gradient(True), gradient(False), 1e-6)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "parallel"])
+@pytest.mark.parametrize(
+    "method", [LoRA(rank=4, learning_rate=1e-2), MoRA(rank=4, also_train=["*norm"]), FFT(),
+               ReMoRA(rank=4, restart_every=1, restart_warmup=0)], ids=lambda m: m.name
+)  # fmt: skip
+def test_a_wrapper_s_prefix_is_in_no_name(method: Any, wrap: Any, tmp_path: Path) -> None:
+    model = llama()
+    method.attach(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p += 0.1 * torch.randn_like(p)
+    wrapped = wrap(model.train())
+    method.after_step(wrapped, torch.optim.SGD(model.parameters()), 1)
+    assert method.state(wrapped).keys() == method.state(model).keys()
+    assert method.delta_weights(wrapped).keys() == method.delta_weights(model).keys()
+    method.save(wrapped, tmp_path)
+    plain, ids = llama(), {"input_ids": IDS}
+    load_adapter(plain, tmp_path)
+    if method.name == "lora":
+        assert torch.equal(
+            PeftModel.from_pretrained(llama(), tmp_path)(**ids).logits, plain(**ids).logits
+        )
+    method.load(wrapped, tmp_path)
+    with torch.no_grad():
+        expected = model.eval()(**ids).logits
+        assert torch.equal(plain.eval()(**ids).logits, expected)
+    method.merge(wrapped)
+    assert not any(True for _ in adapted_layers(model))
 
 
 def kept(layer: nn.Module, x: Tensor) -> tuple[list[int], Tensor]:

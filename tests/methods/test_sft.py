@@ -1,13 +1,16 @@
-"""MoRA in TRL's SFTTrainer, as a method of this package and as a tuner of peft."""
+"""MoRA in TRL's SFTTrainer and DPOTrainer, as a method of this package and as a tuner of peft."""
 
 from __future__ import annotations
 
+import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from torch import nn
 from transformers import ByT5Tokenizer
 
@@ -70,3 +73,26 @@ def test_a_tuner_of_peft_trains_saves_and_resumes(tmp_path: Path) -> None:
     assert losses(again)[-3:] == losses(whole)[-3:]
     files = {file.name for file in (tmp_path / "whole" / "checkpoint-6").iterdir()}
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
+
+
+@pytest.mark.slow
+def test_dpo_refers_to_the_adapter_that_was_trained_before(tmp_path: Path) -> None:
+    """At rate 0 the policy is its own reference, whose loss is log 2."""
+    config = copy.deepcopy(llama().config)
+    config.vocab_size = len(ByT5Tokenizer())
+    torch.manual_seed(0)
+    model = get_peft_model(type(llama())(config), MoraConfig(r=4, task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    rows = [{"prompt": f"ab{i}", "chosen": "yes", "rejected": "no!"} for i in range(4)]
+    args = trl.DPOConfig(
+        output_dir=str(tmp_path), max_steps=1, learning_rate=0.0, logging_steps=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    data = Dataset.from_list(rows)
+    of = trl.DPOTrainer(model, args=args, train_dataset=data, processing_class=ByT5Tokenizer())
+    of.train()
+    assert losses(of) == pytest.approx([math.log(2)], abs=1e-6)

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainingArguments
 from methods import FFT, LoRA, LoRAPlus, Method, MethodError, MoRA, ReLoRA, ReMoRA, load_adapter
 from methods.base import adapted_layers
 from methods.contract import llama, run_llama
-from methods.trainer import connect
+from methods.trainer import callback, connect, optimizer
 
 # Twelve examples of eight tokens: three batches of four an epoch.
 DATA = [{"input_ids": row, "labels": row} for row in (torch.arange(96).reshape(12, 8) * 7 % 256)]
@@ -127,6 +127,68 @@ def test_the_methods_rates_are_the_optimisers(tmp_path: Path) -> None:
     own = trainer(tmp_path, LoRA(rank=4, learning_rate=3e-3))
     assert own.create_optimizer().param_groups[0]["lr"] == 3e-3
     assert own.method.learning_rate == 3e-3
+
+
+def test_weight_decay_spares_what_the_trainer_spares(tmp_path: Path) -> None:
+    of = trainer(tmp_path, METHODS["beside"](), weight_decay=0.1)
+    own = Trainer(of.model, of.args, train_dataset=DATA)
+
+    def decay(made: Any) -> dict[int, float]:
+        groups = made.create_optimizer().param_groups
+        return {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+
+    found = decay(of)
+    assert found == decay(own) and set(found.values()) == {0.0, 0.1}
+
+
+def test_model_init_attaches_the_method_to_each_model(tmp_path: Path) -> None:
+    method = METHODS["mora"]()
+
+    def model_init() -> nn.Module:
+        model = llama()
+        method.attach(model)
+        return model
+
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no"
+    )
+    of = Trainer(args=args, train_dataset=DATA, model_init=model_init)
+    connect(of, method)
+    of.train()
+    of.save_model(str(tmp_path / "final"))
+    assert load_file(tmp_path / "final" / "adapter_model.safetensors")
+    outside = Trainer(args=args, train_dataset=DATA, model_init=llama)
+    method.attach(outside.model)
+    connect(outside, method)
+    with pytest.raises(MethodError, match="attach the method inside model_init"):
+        outside.train()
+    outside.model = llama()
+    with pytest.raises(MethodError, match="attach the method inside model_init"):
+        outside.save_model(str(tmp_path / "empty"))
+    assert not (tmp_path / "empty" / "adapter_model.safetensors").exists()
+
+
+def test_callback_and_optimiser_alone_resume_a_restarted_run(tmp_path: Path) -> None:
+    def made(folder: Path) -> Any:
+        model, method = llama(), METHODS["remora"]()
+        method.attach(model)
+        args = TrainingArguments(
+            output_dir=str(folder), max_steps=6, save_steps=4, logging_steps=1, report_to="none",
+            per_device_train_batch_size=4, learning_rate=1e-2, use_cpu=True, disable_tqdm=True,
+        )  # fmt: skip
+        groups = optimizer(method, model, args)
+        of = Trainer(
+            model, args, train_dataset=DATA, optimizers=(groups, None), callbacks=[callback(method)]
+        )
+        of.method = method
+        return of
+
+    whole, again = made(tmp_path / "whole"), made(tmp_path / "again")
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert losses(again)[-2:] == losses(whole)[-2:]
+    deltas = again.method.delta_weights(again.model), whole.method.delta_weights(whole.model)
+    assert same(*deltas)
 
 
 def test_an_optimiser_s_class_of_ones_own_is_taken(tmp_path: Path) -> None:
