@@ -25,8 +25,9 @@ def evaluating(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, training in modes:  # parents first; by train(), so that adapted layers notice
+            if module.training != training:
+                module.train(training)
 
 
 def greedy(

@@ -21,7 +21,7 @@ import torch
 
 from tasks.data import file_fingerprint, part_name, state
 from tasks.errors import TaskError
-from tasks.generation import evaluating
+from tasks.generation import device_of, evaluating
 from tasks.hub import quiet_datasets
 from tasks.metrics import Answer, Metric, Scorer
 from tasks.rehearsal import ROWS
@@ -138,13 +138,19 @@ def run(
 
 
 def language_model(model: Any, tokenizer: Any, batch_size: int) -> Any:
-    """The model as lm-eval's; a text begins as in training and in our own scorers."""
+    """The model as lm-eval's; a text begins as in training and in our own scorers.
+
+    It computes in the autocast that is open here: left unsaid, lm-eval would switch it off.
+    """
     from lm_eval.models.huggingface import HFLM
 
+    kind = device_of(model).type
+    open_here = torch.is_autocast_enabled(kind)
     return HFLM(
         pretrained=model,
         tokenizer=copy.deepcopy(tokenizer),  # HFLM sets its padding
         batch_size=batch_size,
+        mixed_precision_dtype=torch.get_autocast_dtype(kind) if open_here else None,
         # The switch stands for all special tokens: ByT5 would end every prompt with EOS.
         add_bos_token=bool(bos(tokenizer)),
     )

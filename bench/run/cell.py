@@ -89,6 +89,7 @@ def _run(cell: Cell, guard: Callable[[], None], progress: Progress) -> records.R
             log=tracker.log,
             progress=progress,
         )
+        memory.collect_garbage()
         lost: str | None = None  # what was not finite, and when
         if history.diverged_at is not None:
             lost = f"the loss was not finite at step {history.diverged_at}"

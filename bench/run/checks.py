@@ -16,6 +16,7 @@ from bench.run.schedule import SCHEDULES
 
 MOST_PROCESSES = 2**16
 PERTURB_LIMIT = 0.1  # from here on it would be another model
+TABLES = ("method", "task", "model", "trainer", "analysis", "distributed", "tracker")
 # Of the trainer: whole numbers of at least 1, and numbers of at least 0.
 COUNTS = (
     "max_steps", "batch_size", "accumulation", "log_every", "score_batch_size",
@@ -28,6 +29,12 @@ USUAL_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
 
 def configuration(config: Mapping[str, Any]) -> None:
     """Whether a cell's values can be; what its method, task and model say comes later."""
+    for part in TABLES:
+        if not isinstance(config[part], Mapping):
+            said = f"{part}={config[part]!r} must be a table of settings"
+            raise UserError(f"{said}: {part}.KEY=VALUE.")
+    if not isinstance(config["results_dir"], str) or not config["results_dir"]:
+        raise UserError(f"results_dir={config['results_dir']!r} must be the name of a folder.")
     check_whole("seed", config["seed"], 0, LARGEST_SEED)
     check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
     if config["threads"] is not None:

@@ -86,7 +86,13 @@ def resolve(device: str, precision: str, *, here: bool = True) -> Placement:
 
     here: this machine will run it; another's device need not be on this one, where it is named.
     """
-    if not here and str(device).partition(":")[0] in GPUS:
+    kind, _, number = str(device).partition(":")
+    if kind == "cuda" and number not in ("", "0"):  # which the Trainer would pass over
+        raise UserError(
+            f"device={device}: a process trains on the first GPU that it sees, so leave "
+            f"device=cuda, and choose that GPU by CUDA_VISIBLE_DEVICES={number} before the command."
+        )
+    if not here and kind in GPUS:
         if precision == "auto":
             raise UserError(
                 f"precision=auto depends on the {device} of the machine that runs the cell, which "
@@ -112,18 +118,10 @@ def _present(device: str) -> str:
         found = [name for name, available in there.items() if available] + found
     if device == "auto":
         return found[0]
-    kind, _, number = device.partition(":")
-    if kind not in found:
+    if device.partition(":")[0] not in found:
         raise UserError(
             f"device={device} is not on this machine; choose auto or one of: {', '.join(found)}."
         )
-    if kind == "cuda" and number:
-        numbers = [str(i) for i in range(torch.cuda.device_count())]
-        if number not in numbers:
-            raise UserError(
-                f"device={device} is not on this machine; it has "
-                f"{', '.join(f'cuda:{i}' for i in numbers)}."
-            )
     return device
 
 

@@ -36,9 +36,14 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def rank() -> int:
+    """The number of this process among them."""
+    return int(os.environ.get("RANK", 0)) if world() > 1 else 0
+
+
 def first() -> bool:
     """Whether this is the process that leases the cell, writes its files and prints."""
-    return world() == 1 or int(os.environ.get("RANK", 0)) == 0
+    return rank() == 0
 
 
 def starter() -> list[str]:

@@ -27,9 +27,13 @@ def _freeze() -> None:
 
 
 def collect_garbage() -> None:
-    """Before a cell: it does not inherit the garbage of the one before it."""
+    """Before a cell, which does not inherit that of the one before it; and after its training.
+
+    A Trainer and its callbacks hold each other, and with them the optimiser's moments.
+    """
     _freeze()  # before the first cell, which has no garbage before it
     gc.collect()
+    torch.cuda.empty_cache()  # nothing where no GPU is in use
 
 
 def start_watch(placement: Placement) -> None:

@@ -88,7 +88,7 @@ def arguments(
 ) -> TrainingArguments:
     """The Trainer's arguments; nothing that matters is left to its defaults."""
     checks.trainer(settings)
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=tempfile.gettempdir(),  # has to exist; the Trainer itself writes nothing
         max_steps=settings["max_steps"],
         per_device_train_batch_size=settings["batch_size"],
@@ -117,3 +117,6 @@ def arguments(
         disable_tqdm=True,
         **distributed.arguments(spread, placement.device),
     )
+    # However many GPUs a process sees, it trains on one: the Trainer would copy the model to all.
+    made._n_gpu = min(made.n_gpu, 1)
+    return made

@@ -15,6 +15,7 @@ from bench.run.progress import Progress
 from bench.run.trainer import CellTrainer
 
 Log = Callable[[int, Mapping[str, float]], None]
+RARE = 20  # times as long as a checkpoint took go by to the next: they cost a twentieth at most
 
 
 class Watch(TrainerCallback):
@@ -33,7 +34,7 @@ class Watch(TrainerCallback):
         self.score, self.score_steps = score, frozenset(self.settings["score_steps"])
         self.progress, self.log = progress, log
         self.resumed = self.saved = resumed
-        self._since = self._saved_at = 0.0
+        self._since = self._saved_at = self._took = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock and the memory watch; after a resume, continue the curve."""
@@ -87,8 +88,9 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock anew; note the time of the checkpoint, for checkpoint_minutes."""
+        """Start the clock anew; note when the checkpoint was written, and how long it took."""
         self.saved, self._saved_at = True, time.perf_counter()
+        self._took = self._saved_at - self._since  # the clock stood still
         self._since = self._saved_at
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -132,7 +134,8 @@ class Watch(TrainerCallback):
         every, minutes = self.settings["checkpoint_every"], self.settings["checkpoint_minutes"]
         if every and step % every == 0:
             return True
-        if minutes and time.perf_counter() - self._saved_at >= 60 * minutes:
+        pause = max(60 * minutes, RARE * self._took)
+        if minutes and time.perf_counter() - self._saved_at >= pause:
             return True
         return last and self.saved
 

@@ -16,9 +16,13 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.records.redact import redact
+from bench.sweep import together
 from bench.sweep.grid import Job
 from bench.sweep.local import split
 
+# Seconds before the time limit at which a job of several processes is told: full fine-tuning of 7B
+# parameters writes a checkpoint of 81 GB.
+NOTICE = 600
 LARGEST = 1000  # tasks in one array: SLURM's MaxArraySize is 1001 unless a site raised it
 # Keys of conf/hydra/launcher/sbatch.yaml that are options of sbatch.
 OPTIONS = (
@@ -40,7 +44,10 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
         file = folder / f"cells-{first // (LARGEST * per_task) + 1}.jsonl"
         file.write_text("".join(line(job) for job in part))
         with as_file(files("bench.sweep") / "array.sbatch") as script:
-            command = sbatch(script, file, -(-len(part) // per_task), settings)
+            options = notice(part) | settings["options"]
+            command = sbatch(
+                script, file, -(-len(part) // per_task), {**settings, "options": options}
+            )
             submit(command, len(part), folder, settings["submit"])
 
 
@@ -53,6 +60,12 @@ def new_folder(parent: Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot write in {folder}: {error.strerror or error}") from None
     return folder
+
+
+def notice(jobs: Sequence[Job]) -> dict[str, str]:
+    """sbatch's option where the script's own two minutes before the time limit are too few."""
+    spread = any(together.needed(json.loads(job.config)) for job in jobs)
+    return {"signal": f"B:USR1@{NOTICE}"} if spread else {}
 
 
 def line(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 from omegaconf.errors import OmegaConfBaseException
@@ -19,8 +20,8 @@ from methods import MethodError
 from tasks import TaskError
 
 MISTAKES = (UserError, MethodError, TaskError, OmegaConfBaseException)
-# Seconds that the first process has to record what broke all of them down, before another's end
-# makes torchrun end it as well.
+# Seconds that the first process has to record or to tell what broke all of them down, before
+# another's end makes torchrun end it as well.
 GRACE = 5.0
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def _refuse_what_cannot_fit(ready: Cell) -> None:
 
 
 def _follow(plan: Plan) -> Outcome:
-    """Work at the cell with the first process, which alone leases, writes and prints."""
+    """Work at the cell with the first process, which alone leases, writes and tells."""
     if not distributed.tell():
         return Outcome(plan.title, "ok", None, plan.command, fresh=False)
     try:
@@ -89,6 +90,9 @@ def _follow(plan: Plan) -> Outcome:
     except interrupts.Stopped as reason:
         return Outcome(plan.title, "stopped", str(reason), plan.command)
     except MISTAKES as error:
+        time.sleep(GRACE)
+        # The first process is still there: it has not met the mistake, and nobody else prints it.
+        print(f"process {distributed.rank()}: {error}", file=sys.stderr, flush=True)
         return Outcome(plan.title, "refused", str(error), plan.command)
     except Exception:
         time.sleep(GRACE)

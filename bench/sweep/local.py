@@ -39,13 +39,6 @@ def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> Non
     alone, spread = list[Job](), list[Job]()
     for job in todo:
         (spread if together.needed(json.loads(job.config)) else alone).append(job)
-    for device in {json.loads(job.config)["device"] for job in alone} if workers else ():
-        number = str(device).partition(":")[2]
-        if number not in ("", "0"):  # each worker sees one GPU alone
-            raise UserError(
-                f"device={device}: workers have a GPU each, so leave device=cuda, and choose those "
-                f"GPUs by CUDA_VISIBLE_DEVICES={number} before the command."
-            )
     pending, others = Pending(alone, patience), Pending(spread, patience)
     with Overview(len(jobs), len(jobs) - len(todo), workers) as overview:
         if todo and workers == 0:

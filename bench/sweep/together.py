@@ -27,7 +27,7 @@ from bench.sweep import leases, pool
 from bench.sweep.leases import Watcher
 from bench.sweep.outcomes import Outcome
 
-SHUTDOWN = 280  # seconds that torchrun gives its processes to write a checkpoint
+SHUTDOWN = 580  # seconds that torchrun gives its processes to write a checkpoint: array.NOTICE
 
 
 def needed(config: Mapping[str, Any]) -> bool:

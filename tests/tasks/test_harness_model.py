@@ -70,6 +70,20 @@ def test_generation_runs_and_extraction_is_apart(folder: str, tiny: Any, tokeniz
     }
 
 
+@pytest.mark.parametrize("score", ["lm_eval_pubmedqa", "gsm8k"], ids=["likelihood", "generation"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_model_is_scored_in_the_autocast_around_it(
+    score: str, enabled: bool, folder: str, tiny: Any, tokenizer: Any
+) -> None:
+    """As our own scorers are: full fine-tuning has fp32 weights, LoRA a base in bf16."""
+    seen = set()
+    layer = tiny.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+        scorer(folder, score, limit=1).score(tiny, tokenizer, 1)
+    assert seen == {torch.bfloat16 if enabled else torch.float32}
+
+
 def test_a_part_of_a_benchmark_goes_by_its_own_name(folder: str, tiny: Any, tokenizer: Any) -> None:
     found = scorer(folder, "lm_eval_usmle", limit=2, whole=1273).score(tiny, tokenizer, 2)
     assert list(found) == ["lm_eval_usmle_30_of_1273_acc"]

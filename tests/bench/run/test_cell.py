@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 import transformers.integrations.integration_utils  # noqa: F401  (prints WANDB_MODE on import)
 
 from bench import records
+from bench.run.scoring import Scoring
+from bench.run.trainer import CellTrainer
 
 Records = Callable[[], list[records.Record]]
 
@@ -92,6 +95,28 @@ def test_how_often_it_was_scored_changes_no_final_score(run: Any, records_of: Re
     assert then[0] != then[1] == early["metrics"]["pydoc_topics_bits_per_byte"]["value"]
 
 
+def test_the_trained_model_has_the_memory_to_itself_when_it_is_scored(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of full fine-tuning the optimiser's moments are twice the weights."""
+    made, alive = list[weakref.ref[Any]](), list[bool]()
+    create, final = CellTrainer.create_optimizer, Scoring.final
+
+    def noted(self: CellTrainer, *arguments: Any) -> Any:
+        optimizer = create(self, *arguments)
+        made.append(weakref.ref(optimizer))
+        return optimizer
+
+    def looked(self: Scoring, *arguments: Any, **options: Any) -> Any:
+        alive.extend(optimizer() is not None for optimizer in made)
+        return final(self, *arguments, **options)
+
+    monkeypatch.setattr(CellTrainer, "create_optimizer", noted)
+    monkeypatch.setattr(Scoring, "final", looked)
+    assert run("method=fft").status == 0
+    assert alive and not any(alive)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -127,6 +152,8 @@ def test_how_often_it_was_scored_changes_no_final_score(run: Any, records_of: Re
         (["trainer.warmup_steps=-3"], "trainer.warmup_steps=-3 must be a number of at least 0"),
         (["trainer.max_grad_norm=x"], "trainer.max_grad_norm=x must be a number of at least 0"),
         (["trainer.weight_decay=null"], "trainer.weight_decay=None must be a number of at least"),
+        (["analysis=3"], "analysis=3 must be a table of settings: analysis.KEY=VALUE"),
+        (["method=lora", "method.alpha=zz"], "alpha='zz' must be a number"),
         (["trainer.adam_beta2=1"], "trainer.adam_beta2=1 must be a number of at least 0 and below"),
         (["analysis.rank_cuts=2"], "analysis.rank_cuts=2 must be a list of whole numbers"),
         (["distributed.processes=x"], "distributed.processes=x must be a whole number"),

@@ -301,7 +301,7 @@ def test_a_job_of_two_processes_signalled_and_requeued(
     submit = ["sbatch", "--parsable", f"--output={log}", SCRIPTS / "multi_node.sbatch"]
     job = slurm(*map(str, submit), sys.executable, *arguments)
     wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")))
-    slurm("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@300 does
+    slurm("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@600 does
     wait_for(lambda: "Restarts=1" in slurm("scontrol", "show", "job", job))
     assert "stopped: received SIGUSR1" in log.read_text()
     wait_for(lambda: not slurm("squeue", "-h"))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
 from bench import records
-from bench.run import checkpoints, interrupts, models, training
+from bench.run import checkpoints, interrupts, models, training, watch
 from bench.run.device import Placement
 from bench.run.history import History
 from bench.run.progress import Shown
@@ -183,7 +184,8 @@ def test_a_run_that_had_ended_is_not_trained_further(tmp_path: Path) -> None:
     assert_same(train(METHODS[0], tmp_path, checkpoint_every=2), undisturbed)
 
 
-def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
+def test_checkpoints_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "RARE", 0)
     train(METHODS[1], tmp_path, checkpoint_minutes=1e-9)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11"]
 
@@ -191,6 +193,27 @@ def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
 def test_no_checkpoints_unless_it_takes_long(tmp_path: Path) -> None:
     train(METHODS[1], tmp_path, checkpoint_minutes=5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_that_take_long_are_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes a second and a checkpoint two: 40 go by to the next."""
+    now, written, save = 0.0, list[int](), checkpoints.save_state
+
+    def tick() -> None:  # at each step, and as each checkpoint begins
+        nonlocal now
+        now += 1
+
+    def slowly(folder: Path, weights: Any, history: History) -> None:
+        tick()
+        written.append(history.train[-1]["step"])
+        save(folder, weights, history)
+
+    monkeypatch.setattr(watch, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(checkpoints, "save_state", slowly)
+    train(METHODS[1], tmp_path, tick, checkpoint_minutes=5 / 60, max_steps=50)
+    assert written == [5, 45, 50]  # and after the last step
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from torch.utils.data import Dataset
 
-from bench.run import batches, checkpoints, models, schedule, training
+from bench.run import batches, checkpoints, distributed, models, schedule, training
 from bench.run.device import Placement
 from bench.run.history import History
 from methods import Method
@@ -23,6 +23,7 @@ from methods.fft import FFT
 from methods.lora import LoRA
 from methods.mora import MoRA
 from methods.relora import ReLoRA
+from tasks.generation import evaluating
 
 CPU = Placement("cpu", "fp32")
 MODEL = Path(__file__).resolve().parents[3] / "conf" / "model" / "tiny.yaml"
@@ -114,6 +115,16 @@ def test_the_loss_is_the_models_own() -> None:
         seed=0,
     )  # fmt: skip
     assert history.train[0]["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_process_that_sees_several_gpus_trains_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch stays as it was chosen, and the Trainer copies the model to no other."""
+    for name, value in (("is_available", True), ("device_count", 8), ("current_device", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    made = training.arguments(settings(), Placement("cuda", "bf16"), 0, distributed.ALONE)
+    assert made.device == torch.device("cuda:0")
+    assert (made.n_gpu, made.train_batch_size) == (1, settings()["batch_size"])
 
 
 def test_padding_changes_nothing() -> None:
@@ -324,3 +335,23 @@ def test_what_formed_weights_take_is_told(compute: Any) -> None:
     )  # fmt: skip
     adapted = sum(layer.base.weight.nbytes for _, layer in adapted_layers(loaded.model))
     assert history.kept_bytes == (adapted if compute == "cached" else 0)
+
+
+def test_what_a_scoring_formed_is_not_kept_through_training() -> None:
+    """Under dropout a layer trains without its formed weight, which evaluation keeps."""
+    loaded = tiny()
+    method = LoRA(rank=4, learning_rate=1e-2, dropout=0.05)
+    method.attach(loaded.model)
+    formed = []
+
+    def score() -> dict[str, float]:
+        with evaluating(loaded.model):
+            loaded.model(torch.tensor([[5, 6]]))
+            formed.append(sum(layer.kept_bytes for _, layer in adapted_layers(loaded.model)))
+        return {"one": 1.0}
+
+    history = training.train(
+        loaded.model, loaded.tokenizer, method, Rows(), settings(score_steps=[2]), CPU, seed=0,
+        score=score,
+    )  # fmt: skip
+    assert formed[0] > 0 and history.kept_bytes == 0

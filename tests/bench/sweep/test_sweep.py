@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from bench import records, sweep
 from bench.run import device
-from bench.sweep import attempt, footprint, grid, outcomes, pending, pool, task
+from bench.sweep import attempt, footprint, grid, outcomes, pending, pool, slurm, task
 from bench.sweep.overview import duration
 
 PARALLEL = ["hydra/launcher=parallel", "hydra.launcher.workers=2"]
@@ -289,6 +289,30 @@ def test_a_list_for_slurm_is_written_and_a_task_runs_its_part(
     assert task.main([str(cells), "3", "2"]) == 2
     assert "no cells for task 3" in capfd.readouterr().err
     assert run(*ARRAY, "method=lora", "seed=0,1,2").out.startswith("sbatch --parsable --array=1-2 ")
+
+
+@pytest.mark.parametrize("spread", [(), ("distributed=ddp", "distributed.processes=2")])
+def test_a_job_of_several_processes_is_told_earlier_that_its_time_is_up(
+    run: Any, spread: tuple[str, ...]
+) -> None:
+    """Its checkpoint may be large; what the command says counts for more."""
+    grid = [*ARRAY, "method=lora", "seed=0,1", *spread]
+    assert ("--signal=B:USR1@600" in run(*grid).out) == bool(spread)
+    said = run(*grid, "+hydra.launcher.options.signal=B:USR1@60").out
+    assert "--signal=B:USR1@60 " in said and "@600" not in said
+
+
+@pytest.mark.parametrize(("processes", "seconds"), [(1, 120), (2, 600)])
+def test_submitit_is_told_so_too(
+    processes: int, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    executor = SimpleNamespace(update_parameters=given.update, map_array=lambda *_: [])
+    monkeypatch.setattr("submitit.AutoExecutor", lambda **_: executor)
+    config = json.dumps({"distributed": {"processes": processes}})
+    settings = {"max_num_timeout": 100, "signal_delay_s": 120}
+    slurm.submit([grid.Job(("seed=0",), config, "", "")], tmp_path, settings)
+    assert given["slurm_signal_delay_s"] == seconds
 
 
 @pytest.fixture

@@ -8,12 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench import records
-from bench.sweep import together
+from bench.errors import UserError
+from bench.run import distributed
+from bench.sweep import attempt, together
+from bench.sweep.leases import Watcher
 
 ROOT = Path(__file__).resolve().parents[3]
 SPREAD = ["distributed=ddp", "distributed.processes=2", "trainer.batch_size=2"]
@@ -32,6 +36,27 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     ended = together.attempt(config, ["a=1"], "cell", together.Progress(), print)
     assert ended.status == "refused" and "this machine has 2 GPUs" in str(ended.reason)
     assert ended.command == "torchrun --nproc-per-node=8 -m bench a=1"
+
+
+def test_a_mistake_that_the_first_process_does_not_meet_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a file that another node lacks. The first has a while to tell it, if it has met it"""
+    said: list[str] = []
+
+    def lacking(plan: Any) -> None:
+        raise UserError("no such file there")
+
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "joined", lambda: True)
+    monkeypatch.setattr(distributed, "tell", lambda: True)
+    monkeypatch.setattr(attempt, "prepare", lacking)
+    monkeypatch.setattr(attempt.time, "sleep", lambda _: said.append(capsys.readouterr().err))
+    planned: Any = SimpleNamespace(title="cell", command="again")
+    ended = attempt.attempt(planned, Watcher(), together.Progress())
+    assert (ended.status, ended.reason) == ("refused", "no such file there")
+    assert [*said, capsys.readouterr().err] == ["", "process 3: no such file there\n"]
 
 
 @pytest.mark.slow
