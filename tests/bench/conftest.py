@@ -48,6 +48,8 @@ def run(
     tiny: list[str],
 ) -> Run:
     """Runs ``python -m bench`` with `tiny` and these arguments in this process; -m makes a grid."""
+    import transformers.integrations.integration_utils  # noqa: F401  (prints WANDB_MODE on import)
+
     from bench.__main__ import main
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))

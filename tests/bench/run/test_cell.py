@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers.integrations.integration_utils  # noqa: F401  (prints WANDB_MODE on import)
 
 from bench import records
 from bench.run.scoring import Scoring
