@@ -96,7 +96,9 @@ def find(sections: Sequence[Section]) -> list[Series]:
         metric = BITS if BITS in section.metrics else section.main_metric()
         if len(by) < LEAST or metric is None:
             continue
-        slug = file_name(f"{section.task}-{setting}-")
+        slug = file_name(f"{section.task}-{section.model}-{setting}")
+        alike = sum(one.slug.startswith(f"{slug}-") for one in made)  # two never share their files
+        slug += f"-{alike + 1}-" if alike else "-"
         one = Series(setting, metric, dict(sorted(by.items())), slug)
         if one.arms:
             made.append(one)
