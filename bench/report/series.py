@@ -90,7 +90,7 @@ def find(sections: Sequence[Section]) -> list[Series]:
                 continue
             key = (setting, cell.section_key(over=setting))
             groups.setdefault(key, {})[number] = section
-    made = []
+    made: list[Series] = []
     for (setting, _), by in groups.items():
         section = by[min(by)]
         metric = BITS if BITS in section.metrics else section.main_metric()
