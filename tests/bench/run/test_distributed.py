@@ -298,7 +298,8 @@ def test_a_job_of_two_processes_signalled_and_requeued(
     arguments = [*tiny[:-1], *METHODS["remora"], "method.restart_every=50", *LONG]
     arguments += ["trainer.max_steps=1000", "distributed=fsdp2", f'results_dir="{quoted}"']
     log = cluster / "job.out"
-    submit = ["sbatch", "--parsable", f"--output={log}", SCRIPTS / "multi_node.sbatch"]
+    # With ten minutes, this cluster's default, it would be told at once that its time is up.
+    submit = ["sbatch", "--parsable", "--time=30", f"--output={log}", SCRIPTS / "multi_node.sbatch"]
     job = slurm(*map(str, submit), sys.executable, *arguments)
     wait_for(lambda: list(folder.glob("*.checkpoints/checkpoint-*")))
     slurm("scancel", "--batch", "--signal=USR1", job)  # as --signal=B:USR1@600 does
