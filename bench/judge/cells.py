@@ -68,14 +68,15 @@ def collect(path: str | Path) -> Collection:
         if earlier is cell:
             (found.perturbed if cell.perturbed else found.cells).append(cell)
         elif earlier.file.read_bytes() != file.read_bytes():  # else a copy
-            alike, same = earlier.processor == cell.processor, _same_numbers(earlier.file, file)
+            alike = earlier.processor == cell.processor
+            same = alike and _same_numbers(earlier.file, file)
             if version > 1 and alike and not same:
                 raise twice(earlier, cell)
             if cell.started < earlier.started:
                 cells = found.perturbed if cell.perturbed else found.cells
                 cells[cells.index(earlier)] = first[cell.cell, cell.device] = cell
                 earlier, cell = cell, earlier
-            if alike and same:  # on one kind of processor that says nothing of chance
+            if same:  # on one kind of processor that says nothing of chance
                 found.again.append(cell)
             else:
                 found.repeats.append((earlier, cell))

@@ -180,12 +180,12 @@ def parse(data: Mapping[str, Any]) -> Claim:
     endpoint = endpoints.read(data.get("endpoint"))
     always = endpoint.kind == "to_target"
     scale = _one_of(data, "scale", ("difference", "ratio"), "ratio" if always else "difference")
-    value = _arm(data, "b").value
-    if scale == "ratio" and value is not None and not value > 0:
-        raise ValueError(f"b: value is {value:g}; with scale: ratio it must be above 0")
+    b = _arm(data, "b")
+    if scale == "ratio" and b.value is not None and not b.value > 0:
+        raise ValueError(f"b: value is {b.value:g}; with scale: ratio it must be above 0")
     if always and scale != "ratio":
         raise ValueError("scale is 'difference'; to_target is compared by ratios")
-    if scale == "ratio" and endpoint.kind in endpoints.DIFFERENCES:
+    if scale == "ratio" and not endpoint.of.ratios:
         raise ValueError(f"scale is 'ratio'; {endpoint.kind} is compared by differences")
     margin = (1.0 if scale == "ratio" else 0.0) if margin is None else margin
     number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
@@ -204,7 +204,7 @@ def parse(data: Mapping[str, Any]) -> Claim:
         tasks=endpoints.names(data.get("task"), "task"),
         endpoint=endpoint,
         a=_arm(data, "a"),
-        b=_arm(data, "b"),
+        b=b,
         direction=_one_of(data, "direction", DIRECTIONS),
         margin=_ratio(float(margin)) if scale == "ratio" else float(margin),
         ratio=scale == "ratio",

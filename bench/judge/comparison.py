@@ -319,12 +319,12 @@ class Comparison:
             own = replace(own, error=own.error * self.widening)
         elif by_others:
             plain = own.error
-            own = with_choice(own, self._leaving_out([pair.seed for pair in found]))
+            own = with_choice(own, self.leaving_out([pair.seed for pair in found]))
             self.widening = own.error / plain if plain > 0 else 1.0
         examples = self.measuring.examples(found)
         return own if examples is None else with_examples(own, examples[0], shared=examples[1])
 
-    def _leaving_out(self, seeds: Sequence[int]) -> list[float]:
+    def leaving_out(self, seeds: Sequence[int]) -> list[float]:
         """The effect without each seed in turn, rates chosen anew by those that are left."""
         left = (self.without(seed, seeds).differences() for seed in seeds)
         return [float(np.mean([*d.values()])) if d else math.nan for d in left]

@@ -42,8 +42,6 @@ from dataclasses import dataclass
 from typing import Any
 
 COUNTED = ("steps", "tokens", "seconds")
-# Endpoints that are compared by differences alone.
-DIFFERENCES = ("curve", "good_range", "forgetting_at_learned", "forgetting_at_equal_learning")
 FLOOR = 0.1
 FLOOR_OF_LOSSES = 0.02
 
@@ -57,12 +55,13 @@ class Kind:
     unit: str | None = None
     tuned: bool = True  # whether it depends on the learning rate
     learning: bool = True  # whether it is itself what a learning rate is chosen by
+    ratios: bool = True  # whether arms may be compared by them
     keys: tuple[str, ...] = ()  # of the endpoint's table, metric and floor apart
 
 
 KINDS = {
     "final": Kind("{metric} at the end"),
-    "curve": Kind("{metric}, mean over the scored steps"),
+    "curve": Kind("{metric}, mean over the scored steps", ratios=False),
     "to_target": Kind(
         "{counted} to a {loss} of {judged:g} (mean of {window} steps)", False, "ratio",
         keys=("targets", "judged", "loss", "window", "counted"),
@@ -70,15 +69,15 @@ KINDS = {
     "bits_per_parameter": Kind("{metric} a trained parameter", True, "bits"),
     "good_range": Kind(
         "octaves of learning rate within {within:.0%} of the best {metric}", True, "octaves",
-        tuned=False, keys=("within",),
+        tuned=False, ratios=False, keys=("within",),
     ),
     "forgetting": Kind("mean drop of general ability", False, "fraction", learning=False),
     "forgetting_at_learned": Kind(
         "mean drop where {judged:.0%} of what both learned is learned", False, "fraction",
-        learning=False, keys=("shares", "judged"),
+        learning=False, ratios=False, keys=("shares", "judged"),
     ),
     "forgetting_at_equal_learning": Kind(
-        "mean drop, at equal learning", False, "fraction", tuned=False, learning=False
+        "mean drop, at equal learning", False, "fraction", tuned=False, learning=False, ratios=False
     ),
     "lost_by_cut": Kind(
         "share of {metric} lost when delta W is cut to rank {rank}", True, "fraction",
@@ -135,10 +134,9 @@ class Endpoint:
 def read(value: Any) -> Endpoint:
     """From a claim's file: a word or a table. Raises ValueError naming the key."""
     table: Mapping[str, Any] = {"kind": value} if isinstance(value, str) else value
-    named = table.get("kind") if isinstance(table, Mapping) else None
-    if not isinstance(named, str) or named not in KINDS:
+    kind = table.get("kind") if isinstance(table, Mapping) else None
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"endpoint is {value!r}; its kind must be one of: {', '.join(KINDS)}")
-    kind = table["kind"]
     known = {"kind", "floor", *KINDS[kind].keys} | ({"metric"} if _has_metric(kind) else set())
     if unknown := sorted(map(str, table.keys() - known)):
         raise ValueError(

@@ -165,8 +165,7 @@ class _Trend:
         if len(seeds) < FEWEST_SEEDS:
             few = f"{count(len(seeds), 'seed')} in all tasks; at least {FEWEST_SEEDS} are needed"
             return replace(base, reason=few)
-        without = self._without_seeds(seeds)
-        effect = self._effect(gaps, seeds, without).at(level)
+        effect = self._effect(gaps, seeds).at(level)
         sign = self.comparisons[0].measuring.sign
         verdict = decide(self.claim, effect)
         base = replace(
@@ -176,10 +175,8 @@ class _Trend:
             seeds_needed=effect.seeds_to_decide(bounds(self.claim))
             if verdict == UNDECIDED else None,
             gaps=tuple(
-                (d, c.setting.section.task_label, gap.at(level))
-                for d, c, gap in zip(
-                    self.distances, self.comparisons, self._gaps(gaps, seeds, without), strict=True
-                )
+                (d, c.setting.section.task_label, self._gap(c, gap, seeds).at(level))
+                for d, c, gap in zip(self.distances, self.comparisons, gaps, strict=True)
             ),
             without_one=self._without_each(gaps, seeds, level),
         )  # fmt: skip
@@ -227,42 +224,27 @@ class _Trend:
         at = [self.distances[i] for i in kept]
         return [float(np.polyfit(at, [gaps[i][seed] for i in kept], 1)[0]) for seed in seeds]
 
-    def _without_seeds(self, seeds: Sequence[int]) -> list[list[Mapping[int, float]]]:
-        """The gaps of each task without each seed in turn, rates chosen anew by those left.
-
-        Empty where no seed is judged at what the others choose.
-        """
-        if not any(c.choice(arm).how for c in self.comparisons for arm in c.arms):
-            return []
-        return [[c.without(s, seeds).differences() for c in self.comparisons] for s in seeds]
-
-    def _effect(
-        self,
-        gaps: Sequence[Mapping[int, float]],
-        seeds: Sequence[int],
-        without: Sequence[Sequence[Mapping[int, float]]],
-    ) -> Effect:
+    def _effect(self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Effect:
         """The slope, widened for the choice of rates."""
         own = paired(self._slopes(gaps, seeds))
-        means = []
-        for fewer in without:
+        if not self._chosen:
+            return own
+        without = []
+        for seed in seeds:
+            fewer = [c.without(seed, seeds).differences() for c in self.comparisons]
             common = sorted(set.intersection(*map(set, fewer)))
-            means.append(float(np.mean(self._slopes(fewer, common))) if common else math.nan)
-        return with_choice(own, means) if without else own
+            without.append(float(np.mean(self._slopes(fewer, common))) if common else math.nan)
+        return with_choice(own, without)
 
-    def _gaps(
-        self,
-        gaps: Sequence[Mapping[int, float]],
-        seeds: Sequence[int],
-        without: Sequence[Sequence[Mapping[int, float]]],
-    ) -> list[Effect]:
-        """Of each task, widened likewise."""
-        made = []
-        for i, gap in enumerate(gaps):
-            own = paired([gap[seed] for seed in seeds])
-            left = [float(np.mean([*f[i].values()])) if f[i] else math.nan for f in without]
-            made.append(with_choice(own, left) if without else own)
-        return made
+    def _gap(self, of: Comparison, gap: Mapping[int, float], seeds: Sequence[int]) -> Effect:
+        """Of one task, widened likewise."""
+        own = paired([gap[seed] for seed in seeds])
+        return with_choice(own, of.leaving_out(seeds)) if self._chosen else own
+
+    @property
+    def _chosen(self) -> bool:
+        """Whether a seed is judged at what the others choose."""
+        return any(c.choice(arm).how for c in self.comparisons for arm in c.arms)
 
     def _without_each(
         self, gaps: Sequence[Mapping[int, float]], seeds: Sequence[int], level: float

@@ -14,7 +14,7 @@ from bench.judge import cells, foreign, settings
 from bench.judge.cells import Collection, Result
 from bench.judge.claims import Claim
 from bench.judge.rows import Section, group
-from bench.records.words import file_name
+from bench.records.words import free_name
 from bench.report import render, series, tables
 
 if TYPE_CHECKING:
@@ -131,9 +131,7 @@ def _slugs(sections: list[Section]) -> list[str]:
         split = "" if section.split == "reported" else f"-{section.split}"
         words = f"{section.task}-{section.model}-{section.scale}{split}"
         words += f"-{section.detail}" if section.detail else ""
-        name = file_name(words.replace(", ", "-"))
-        alike = sum(slug.startswith(name) for slug in made)
-        made.append(f"{name}-{alike + 1}-" if alike else f"{name}-")
+        made.append(free_name(words.replace(", ", "-"), made))
     return made
 
 

@@ -8,7 +8,7 @@ an arm stores, divided by its trained parameters, is its capacity (arXiv 2505.24
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import numpy as np
 
 from bench.judge import intervals
 from bench.judge.rows import Row, Section, told_apart
-from bench.records.words import file_name
+from bench.records.words import free_name
 from bench.report.numbers import format_number, scaled, unit_label
 from bench.report.render import DASH, Column, Table, Value
 
@@ -67,6 +67,10 @@ class Series:
                 arm[number] = row
         return {name: by for name, by in found.items() if len(by) >= LEAST}
 
+    def mean(self, row: Row) -> float:
+        """Over its seeds."""
+        return float(np.mean(row.values(self.metric)))
+
     @cached_property
     def table(self) -> Table:
         """An arm a row, a number a column: means over seeds; of bits, the most a parameter."""
@@ -96,9 +100,8 @@ def find(sections: Sequence[Section]) -> list[Series]:
         metric = BITS if BITS in section.metrics else section.main_metric()
         if len(by) < LEAST or metric is None:
             continue
-        slug = file_name(f"{section.task}-{section.model}-{setting}")
-        alike = sum(one.slug.startswith(f"{slug}-") for one in made)  # two never share their files
-        slug += f"-{alike + 1}-" if alike else "-"
+        words = f"{section.task}-{section.model}-{setting}"
+        slug = free_name(words, [one.slug for one in made])
         one = Series(setting, metric, dict(sorted(by.items())), slug)
         if one.arms:
             made.append(one)
@@ -139,7 +142,7 @@ def _table(series: Series) -> Table:
 def _mean(series: Series, row: Row) -> str:
     """The mean over the seeds that came to the end, and how many did where some diverged."""
     metric = series.largest.metrics[series.metric]
-    mean = scaled(metric, float(np.mean(row.values(series.metric))))
+    mean = scaled(metric, series.mean(row))
     text = _bits(mean) if series.in_bits else format_number(mean, metric.unit)
     return text + (f" ({len(row.ok)} of {len(row.cells)} seeds)" if row.diverged else "")
 
@@ -150,7 +153,7 @@ def _bits(value: float | None) -> str:
 
 def _most(series: Series, by: dict[int, Row]) -> str:
     """The most bits a trained parameter, and the interval of its mean."""
-    number = max(by, key=lambda n: float(np.mean(by[n].values(series.metric))))
+    number = max(by, key=lambda n: series.mean(by[n]))
     row = by[number]
     if not row.trainable:
         return DASH
@@ -162,6 +165,11 @@ def _most(series: Series, by: dict[int, Row]) -> str:
         return words
     found = intervals.paired(stored)
     return f"{words} [{found.low:.3f} to {found.high:.3f}]"
+
+
+def _below(series: Series, by: Mapping[int, Row]) -> list[int]:
+    """The numbers at which an arm did worse than a guess, which an axis of bits does not show."""
+    return [n for n in sorted(by) if series.in_bits and series.mean(by[n]) <= 0]
 
 
 def figure(series: Series) -> Figure | None:
@@ -182,9 +190,7 @@ def figure(series: Series) -> Figure | None:
             for name, look in zip(arms, styles, strict=True)
         ]
         said = "mean over seeds; bar: their range"
-        if series.in_bits and any(
-            np.mean(row.values(series.metric)) <= 0 for by in arms.values() for row in by.values()
-        ):
+        if any(_below(series, by) for by in arms.values()):
             said += "\ntriangle at the axis: worse than a guess"
         legend.append(Line2D([], [], linestyle="none", label=said))
         everything = [(n, series.everything(n)) for n in series.sections]
@@ -208,9 +214,8 @@ def figure(series: Series) -> Figure | None:
                     ]
                     for n in ns
                 ]
-                means = [float(np.mean(v)) for v in values]
-                axes.plot(ns, means, **look.keywords())
-                if below := [n for n, mean in zip(ns, means, strict=True) if mean <= 0]:
+                axes.plot(ns, [np.mean(v) for v in values], **look.keywords())
+                if below := _below(series, by):
                     at_the_axis = axes.get_xaxis_transform()
                     axes.plot(below, [0.0] * len(below), "v", color=look.colour, markersize=7,
                               transform=at_the_axis, clip_on=False)  # fmt: skip

@@ -20,9 +20,6 @@ from bench.sweep import together
 from bench.sweep.grid import Job
 from bench.sweep.local import split
 
-# Seconds before the time limit at which a job of several processes is told: full fine-tuning of 7B
-# parameters writes a checkpoint of 81 GB.
-NOTICE = 600
 LARGEST = 1000  # tasks in one array: SLURM's MaxArraySize is 1001 unless a site raised it
 # Keys of conf/hydra/launcher/sbatch.yaml that are options of sbatch.
 OPTIONS = (
@@ -65,7 +62,7 @@ def new_folder(parent: Path) -> Path:
 def notice(jobs: Sequence[Job]) -> dict[str, str]:
     """sbatch's option where the script's own two minutes before the time limit are too few."""
     spread = any(together.needed(json.loads(job.config)) for job in jobs)
-    return {"signal": f"B:USR1@{NOTICE}"} if spread else {}
+    return {"signal": f"B:USR1@{together.NOTICE}"} if spread else {}
 
 
 def line(job: Job) -> str:

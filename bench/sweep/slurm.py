@@ -23,8 +23,8 @@ from typing import Any
 from bench.errors import UserError
 from bench.run import interrupts
 from bench.run.plan import done
-from bench.sweep import outcomes
-from bench.sweep.array import NOTICE, new_folder, notice, refuse_secrets
+from bench.sweep import outcomes, together
+from bench.sweep.array import new_folder, notice, refuse_secrets
 from bench.sweep.grid import Job
 from bench.sweep.local import split
 from bench.sweep.outcomes import Outcome, of_record
@@ -126,7 +126,7 @@ def submit(jobs: list[Job], folder: Path, settings: Mapping[str, Any]) -> list[A
     for job in jobs:
         refuse_secrets(job)
     if notice(jobs):
-        settings = {**settings, "signal_delay_s": max(NOTICE, settings["signal_delay_s"])}
+        settings = {**settings, "signal_delay_s": max(together.NOTICE, settings["signal_delay_s"])}
     if "%" in str(folder):  # SLURM would take it for a pattern, and submitit cannot say otherwise
         raise UserError(f"no % in the path {folder}, please; hydra/launcher=sbatch takes any path.")
     own = {"submitit_folder", "max_num_timeout"}

@@ -27,7 +27,10 @@ from bench.sweep import leases, pool
 from bench.sweep.leases import Watcher
 from bench.sweep.outcomes import Outcome
 
-SHUTDOWN = 580  # seconds that torchrun gives its processes to write a checkpoint: array.NOTICE
+# Seconds before the time limit at which a job of several processes is told: full fine-tuning of 7B
+# parameters writes a checkpoint of 81 GB.
+NOTICE = 600
+SHUTDOWN = NOTICE - 20  # seconds that torchrun gives its processes to write it
 
 
 def needed(config: Mapping[str, Any]) -> bool:
