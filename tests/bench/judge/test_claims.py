@@ -39,6 +39,7 @@ def test_the_built_in_claims_are_sound() -> None:
         assert any(claim.id.startswith(subject) for claim in found), subject
     tasks = ["uuid", "math", "math_symbolic", "math_gsm8k_train", "instruction_standin",
              "biomedicine", "finance_standin", "docs", "text_docs", "pretrain", "facts",
+             "facts_text",
              ]  # fmt: skip
     for claim in found:
         assert any(claim.of_task(task) for task in tasks), claim.id
