@@ -7,15 +7,17 @@ import re
 from fractions import Fraction
 
 
-def metamath_answer(text: str) -> str | None:
+def metamath_answer(text: str, mark: str = "The answer is") -> str | None:
     """What follows the last "The answer is:" (MetaMath's form), to the end of its line.
+
+    None where there is nothing. mark: with the colon, the form without it is none.
 
     >>> metamath_answer("So 3 * 4 = 12. The answer is: 12.")
     '12'
     """
-    _, found, answer = text.rpartition("The answer is")
+    _, found, answer = text.rpartition(mark)
     lines = answer.lstrip(": ").splitlines()
-    return lines[0].strip().rstrip(".").strip() if found and lines else None
+    return lines[0].strip().rstrip(".").strip() or None if found and lines else None
 
 
 def metamath_number(text: str) -> int | None:

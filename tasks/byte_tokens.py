@@ -40,8 +40,10 @@ class Table:
 
         Raises UnicodeEncodeError, as the tokenizer does: a lone surrogate has no bytes.
         """
-        if self._special.search(text):
-            return None
+        return None if self._special.search(text) else self.plain(text)
+
+    def plain(self, text: str) -> list[int]:
+        """The text's ids, of a special token that it spells too: those of its letters."""
         return [self._ids[byte] for byte in text.encode("utf-8")]
 
 

@@ -170,9 +170,9 @@ class ContinualTask(Task):
         if self._held_out:
             source = self.sources[0]
             entry = card(source, "test", load(source, "test", self.data_dir), self.data_dir)
-            entry["overlap"] = overlap(self._texts, self._held_out)
+            entry["overlap"] = overlap(self._read, self._held_out)
             cards.append(entry)
-        return [*cards, *self.benchmarks.data_card(self._texts), *self.forgetting.data_card()]
+        return [*cards, *self.benchmarks.data_card(self._read), *self.forgetting.data_card()]
 
 
 class BiomedicineTask(ContinualTask):

@@ -152,8 +152,15 @@ def _opened(
     require(source, split, data_dir)
     path = source.path(split, data_dir)
     if path is not None:
-        with hub.quiet_datasets():
-            return datasets.load_dataset("json", data_files=str(path), split="train")
+        try:
+            with hub.quiet_datasets():
+                return datasets.load_dataset("json", data_files=str(path), split="train")
+        except datasets.exceptions.DatasetGenerationError as error:
+            why = " ".join(str(error.__cause__ or error).split())
+            raise TaskError(
+                f"{path}: its lines make no table ({why}). Mend the file: a column holds values of "
+                "one type throughout."
+            ) from error
     try:
         return from_hub()
     except Unusable as error:
@@ -277,6 +284,12 @@ def _row(line: bytes, source: Source) -> tuple[dict[str, Any], str | None]:
     for column in source.columns:
         if column not in row:
             return row, f"column '{column}' is missing"
+    if b"\\ud" in line.lower():  # a character in halves, and perhaps only one of them
+        for column, value in row.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                return row, f"column '{column}' holds half of a character (a lone surrogate)"
     for column in source.texts:
         value = row[column]
         if value is None or (hasattr(value, "__len__") and not len(value)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import TaskError
 from tasks.packing import table
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import datasets
 
 Segments = Sequence[tuple[str, bool]]  # (text, whether it carries the loss)
+Row = TypeVar("Row")
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -48,8 +50,8 @@ def examples_dataset(
     start = bos(tokenizer)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for item in data:
-            ids, labels = segments_encode(tokenizer, segments(item))
+        for parts in row_by_row(data, segments, "the training set"):
+            ids, labels = segments_encode(tokenizer, parts)
             ids, labels = start + ids, [IGNORED] * len(start) + labels
             kept = labels[:max_tokens]
             if any(label != IGNORED for label in kept):
@@ -60,7 +62,7 @@ def examples_dataset(
         yield from (str(start), str(max_tokens))
         # Every text: it is read in a fraction of the time that it is tokenised in, and tells of
         # another template too, wherever in the code that lies.
-        yield from (json.dumps(segments(item)) for item in data)
+        yield from map(json.dumps, row_by_row(data, segments, "the training set"))
 
     ids = List(Value("int32"))
     features = Features({"input_ids": ids, "labels": ids, "is_cut": Value("bool")})
@@ -72,6 +74,15 @@ def examples_dataset(
         )
     cuts = Cuts(rows=len(made), cut=sum(made["is_cut"][:]), dropped=len(data) - len(made))
     return made.remove_columns("is_cut"), cuts
+
+
+def row_by_row(rows: Iterable[Row], made: Callable[[Row], Made], where: str) -> Iterator[Made]:
+    """What is made of each row of a split; a TaskError says which row, as they are read."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield made(row)
+        except TaskError as error:
+            raise TaskError(f"{where}, row {number}: {error}") from error
 
 
 def take(data: datasets.Dataset, count: int | None) -> datasets.Dataset:

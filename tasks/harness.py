@@ -132,7 +132,7 @@ def run(
     """lm-eval's own results of one task file, with samples. Raises TaskError."""
     if batch_size < 1:
         raise TaskError(f"the scoring batch size is {batch_size}; it must be at least 1")
-    with quiet(), undisturbed_random(), evaluating(model):
+    with quiet(), undisturbed_random(), evaluating(model), plain_generation(model):
         lm = language_model(model, tokenizer, batch_size)
         return ask(lm, task, few_shot=few_shot, limit=limit, data_dir=data_dir, revisions=revisions)
 
@@ -259,6 +259,27 @@ def _id(sample: Mapping[str, Any]) -> str:
     doc = sample["doc"]
     row = str(doc.get("row", sample["doc_id"]))
     return f"{doc['subject']}/{row}" if "subject" in doc else row
+
+
+@contextmanager
+def plain_generation(model: Any) -> Iterator[None]:
+    """Inside, the model generates as the task files say; its own settings are back after it.
+
+    A checkpoint's generation_config (Qwen's chat models penalise repetition) holds wherever lm-eval
+    says nothing, and would silently change a score.
+    """
+    from transformers import GenerationConfig
+
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        yield
+        return
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(own, name) for name in kept})
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

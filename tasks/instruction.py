@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from tasks.base import Scorer, Shared
+from tasks.checks import shown
 from tasks.errors import TaskError
-from tasks.examples import Segments
+from tasks.examples import Segments, row_by_row
 from tasks.own_scores import ResponseScorer
 from tasks.tuning import TuningTask
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     import datasets
 
 ROLES = ("system", "user", "assistant")
+Messages = Sequence[Mapping[str, str]]  # of a conversation, each with role and content
 
 
-def chat_segments(messages: Sequence[Mapping[str, str]], eos: str) -> Segments:
+def chat_segments(messages: Messages, eos: str) -> Segments:
     """open-instruct's text of a conversation, in parts with and without loss.
 
     >>> chat_segments([{"role": "user", "content": "Hi"},
@@ -37,8 +39,8 @@ def chat_segments(messages: Sequence[Mapping[str, str]], eos: str) -> Segments:
         else:
             parts.append((text, learnt))
 
-    for message in messages:
-        role, content = message["role"], message["content"]
+    for number, message in enumerate(messages, start=1):
+        role, content = (_said(message, key, number) for key in ("role", "content"))
         if role not in ROLES:
             raise TaskError(f"a message has the role {role!r}; known roles: {', '.join(ROLES)}")
         if role == "assistant":
@@ -49,6 +51,16 @@ def chat_segments(messages: Sequence[Mapping[str, str]], eos: str) -> Segments:
     if parts:
         parts[-1] = (parts[-1][0].rstrip(), parts[-1][1])
     return parts
+
+
+def _said(message: Mapping[str, str], key: str, number: int) -> str:
+    value = message.get(key) if isinstance(message, Mapping) else None
+    if not isinstance(value, str):
+        raise TaskError(
+            f"message {number} of a conversation has no text as its {key!r}: {shown(message)}; "
+            "state role and content of each"
+        )
+    return value
 
 
 class InstructionTask(TuningTask):
@@ -87,7 +99,7 @@ class InstructionTask(TuningTask):
         """All turns of the conversation."""
         return "\n".join(message["content"] for message in self._messages(row))
 
-    def _messages(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    def _messages(self, row: Mapping[str, Any]) -> Messages:
         if self.own is None:
             return row["messages"]
         if "messages" in self.own.columns:
@@ -99,25 +111,33 @@ class InstructionTask(TuningTask):
 
     def own_scorer(self, rows: datasets.Dataset) -> Scorer:
         """Perplexity of the last response of each conversation that has one."""
-        items = [item for row in rows if (item := last_response(self._messages(row)))]
-        if not items:
+        where = f"set {self.source.name}, split test"
+        talks = [talk for talk in row_by_row(rows, self._answered, where) if talk is not None]
+        if not talks:
             raise TaskError(
                 f"set {self.source.name}: no conversation of its test split has an assistant's "
                 "turn to score"
             )
-        return ResponseScorer(self.source.name, items)
+        return ResponseScorer(self.source.name, talks, last_response)
+
+    def _answered(self, row: Mapping[str, Any]) -> Messages | None:
+        messages = self._messages(row)
+        return None if last_response(messages, "") is None else messages
 
 
-def last_response(messages: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
+def last_response(messages: Messages, eos: str) -> tuple[str, str] | None:
     """(text before, last assistant's turn) of a conversation; None where nothing is said.
 
+    The text before is that of training, eos after each of the assistant's turns.
+
     >>> last_response([{"role": "user", "content": "Hi"},
-    ...                {"role": "assistant", "content": "Hello"}])
+    ...                {"role": "assistant", "content": "Hello"}], "</s>")
     ('<|user|>\\nHi\\n<|assistant|>\\n', 'Hello')
     """
-    parts = list(chat_segments(messages, ""))
-    while parts and not (parts[-1][1] and parts[-1][0].strip()):
-        parts.pop()
-    if not parts:
-        return None
-    return "".join(text for text, _ in parts[:-1]), parts[-1][0].rstrip()
+    parts = list(chat_segments(messages, eos))
+    while parts:
+        text, learnt = parts.pop()
+        response = text.rstrip().removesuffix(eos)
+        if learnt and response:
+            return "".join(before for before, _ in parts), response
+    return None

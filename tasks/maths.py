@@ -85,20 +85,27 @@ class MathsTask(TuningTask):
 def own_response(response: str, answer: Any = None) -> tuple[str, str]:
     """A response in MetaMath's form, and its answer; the column's, where there is one.
 
-    Raises TaskError where neither says what the answer is.
+    A response that has no line in that form gets one. Raises TaskError where neither says what the
+    answer is.
 
     >>> own_response("2 + 3 is 5.", 5)
     ('2 + 3 is 5.\\nThe answer is: 5', '5')
     """
-    said = metamath_answer(response)
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)  # a column of 5 and 0.5 is read as one of 5.0 and 0.5
+    stated = None if answer is None else str(answer)
+    said = metamath_answer(response, "The answer is:")
     if said is not None:
-        return response, said if answer is None else str(answer)
-    if answer is not None:
-        return f"{response.strip()}\nThe answer is: {answer}", str(answer)
-    if "####" in response:
-        response = gsm8k_response(response)
-        return response, str(metamath_answer(response))
-    raise TaskError(
-        "task.train_set: a response says its answer neither after 'The answer is:' nor after "
-        f"'####', and columns states no answer: {response[:60]!r}"
-    )
+        return response, stated or said
+    if stated is None and "####" in response:
+        solution = gsm8k_response(response)
+        if (said := metamath_answer(solution, "The answer is:")) is not None:
+            return solution, said
+    # Prose too may say "The answer is": without the colon it counts where nothing else does.
+    stated = stated or metamath_answer(response)
+    if stated is None:
+        raise TaskError(
+            "task.train_set: a response says its answer neither after 'The answer is:' nor after "
+            f"'####', and columns states no answer: {response[:60]!r}"
+        )
+    return f"{response.strip()}\nThe answer is: {stated}", stated

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+
+from tasks.tokens import TEXTS_AT_A_TIME, in_parts
 
 if TYPE_CHECKING:
     import datasets
@@ -37,6 +40,19 @@ class Mixed(Sequence[str]):
 
     def __len__(self) -> int:
         return self._start(len(self.documents))
+
+    def key(self) -> Iterator[str]:
+        """What determines the texts: what they are made of, and how the outermost turn out.
+
+        To make all of a large corpus would take hours each time its key is asked for.
+        """
+        yield str(self.ratio)
+        yield from chain.from_iterable(in_parts(self.documents))
+        for rows in self.instructions:
+            for first in range(0, len(rows), TEXTS_AT_A_TIME):
+                yield json.dumps(rows[first : first + TEXTS_AT_A_TIME])
+        yield from self[:TEXTS_AT_A_TIME]
+        yield from self[-TEXTS_AT_A_TIME:]
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tasks.answers import metamath_answer, same_answer
@@ -58,20 +58,28 @@ class AnswerScorer(Scorer):
 class ResponseScorer(Scorer):
     """How well the last response of each conversation is foretold from what comes before it.
 
-    items: (text before, response without what ends it).
+    talks: conversations. pair: of one, given the tokenizer's EOS, the text before and the response
+    without what ends it; None: it has no response.
     """
 
-    def __init__(self, name: str, items: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, name: str, talks: Sequence[Any], pair: Callable[[Any, str], tuple[str, str] | None]
+    ) -> None:
         self.name = name
-        self.items = list(items)
+        self.talks = list(talks)
+        self.pair = pair
 
     def score(self, model: Any, tokenizer: Any, batch_size: int) -> dict[str, Metric]:
-        """`<name>_response_perplexity`, a token, over all responses together."""
+        """`<name>_response_perplexity`, a token, over all responses together.
+
+        A context beyond the model's positions is cut from the left, as lm-eval does.
+        """
         start = bos(tokenizer)
+        room = getattr(model.config, "max_position_embeddings", None)
         pairs = []
-        for before, response in self.items:
+        for before, response in self._pairs(tokenizer.eos_token or ""):
             head, tail = split_encode(tokenizer, before, response)
-            pairs.append((start + head, tail))
+            pairs.append(_fitting(start + head, tail, room))
         losses = continuation_losses(model, pairs, batch_size)
         tokens = sum(map(len, losses))
         return {
@@ -85,7 +93,20 @@ class ResponseScorer(Scorer):
         }
 
     def cache_key(self) -> dict[str, Any]:
-        return {"items": text_fingerprint(text for item in self.items for text in item)}
+        # The end of a turn counts; which mark it gets is the tokenizer's.
+        return {"items": text_fingerprint(text for pair in self._pairs("</s>") for text in pair)}
+
+    def _pairs(self, eos: str) -> list[tuple[str, str]]:
+        found = (self.pair(talk, eos) for talk in self.talks)
+        return [pair for pair in found if pair is not None]
+
+
+def _fitting(head: list[int], tail: list[int], room: int | None) -> tuple[list[int], list[int]]:
+    """Both within ``room`` inputs; the last token of the tail is a target only, never an input."""
+    if room is None:
+        return head, tail
+    tail = tail[:room]
+    return head[max(0, len(head) + len(tail) - 1 - room) :], tail
 
 
 def _perplexity(nats: float) -> float:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tasks import byte_tokens, tokens
 from tasks.data import text_fingerprint
 from tasks.errors import TaskError
-from tasks.tokens import IGNORED, TEXTS_AT_A_TIME, bos, encode_all
+from tasks.mixing import Mixed
+from tasks.tokens import IGNORED, bos, encode_all, in_parts
 
 if TYPE_CHECKING:
     import datasets
@@ -116,8 +117,10 @@ def packed_dataset(
         return islice(pack(documents(), block, tokenizer.pad_token_id or 0), max_blocks)
 
     def key() -> Iterator[str]:
-        yield from texts[:TEXTS_AT_A_TIME]
-        yield from texts[-TEXTS_AT_A_TIME:]
+        if isinstance(texts, Mixed):
+            yield from texts.key()
+        else:
+            yield from chain.from_iterable(in_parts(texts))
         yield from map(str, (len(texts), start, end, block, max_blocks, mask))
 
     features = Features(

@@ -116,6 +116,11 @@ def find(name: str) -> Score:
             f"task.scores names {name!r}; known: {', '.join(SCORES)}, each also with an ending "
             "such as _5shot"
         )
+    if few_shot is not None and SCORES[base].adaptllm:
+        raise TaskError(
+            f"task.scores names {name!r}, but AdaptLLM's rows hold their examples already: name "
+            f"{base}"
+        )
     if few_shot and not SCORES[base].examples:
         raise TaskError(f"task.scores names {name!r}, but {base} has no split to take shots from")
     return replace(SCORES[base], few_shot=few_shot)

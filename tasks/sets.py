@@ -139,7 +139,8 @@ _ALL = (
         licence="MIT",
         columns=("problem", "level", "type", "solution"),
         texts=("problem", "solution"),
-        files={"test": "test_1000.jsonl"},
+        files={"test": "test.jsonl"},
+        other_files={"test": "test_1000.jsonl"},
     ),
     # --- biomedicine
     Source(
@@ -290,7 +291,7 @@ _ALL = (
     Source(
         name="wikitext2",
         hub_id="Salesforce/wikitext",
-        config="wikitext-2-v1",
+        config="wikitext-2-raw-v1",
         licence="CC BY-SA 3.0",
         columns=("text",),
         texts=(),

@@ -12,6 +12,7 @@ class Source:
     """Where one data set comes from and what its rows must hold.
 
     files: split -> file name in the local folder; compressed, it ends in `.zst` besides.
+    other_files: split -> another name, looked for where that file is not there.
     splits: split -> split name on the hub, where it differs.
     columns: what a row must hold; `texts`, those of them that must not be empty.
     repeats: split -> how many rows of the published set repeat an earlier one (None: any number).
@@ -28,6 +29,7 @@ class Source:
     splits: Mapping[str, str] = field(default_factory=dict)
     data_files: Mapping[str, list[str]] | None = None  # split -> hub files, of a huge set's part
     repeats: Mapping[str, int | None] = field(default_factory=dict)
+    other_files: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
     instead: str = ""  # what to run where the set can't be had
 
@@ -35,8 +37,8 @@ class Source:
         """The local file of a split, if it is there."""
         if data_dir is None or split not in self.files:
             return None
-        path = self.place(self.files[split], data_dir)
-        found = (path, path.with_name(f"{path.name}.zst"))
+        names = [m[split] for m in (self.files, self.other_files) if split in m]
+        found = (self.place(f"{n}{end}", data_dir) for n in names for end in ("", ".zst"))
         return next((file for file in found if file.is_file()), None)
 
     def place(self, file: str, data_dir: str | Path) -> Path:

@@ -155,11 +155,19 @@ class Balanced(ContextSampler):
     def sample(
         self, n: int, eval_doc: dict[str, Any] | None = None, df: Any = None, **_: Any
     ) -> Sequence[dict[str, Any]]:
-        """``n // labels`` examples of each label that occurs, in random order."""
+        """``n // labels`` examples of each label that occurs, in random order.
+
+        Raises TaskError where that would be fewer than ``n``.
+        """
         if self.groups is None:  # once: the set is large and the questions are many
             by_label = {label: [doc for doc in self.df if doc["label"] == label] for label in ROLES}
             self.groups = [docs for docs in by_label.values() if docs]
-        share = n // len(self.groups)
+        share, over = divmod(n, len(self.groups))
+        if over:
+            raise TaskError(
+                f"{n} examples are asked for, as many of each of {len(self.groups)} labels: take a "
+                f"multiple of {len(self.groups)}"
+            )
         picked = [doc for group in self.groups for doc in self.rnd.sample(group, share)]
         self.rnd.shuffle(picked)
         return picked
@@ -217,7 +225,9 @@ def ner_target(doc: Mapping[str, Any]) -> str:
 def ner_scores(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """One sentence: whole entities, name and type. AdaptLLM averages over sentences too."""
     predicted = whole_entities(results[0])
-    return {"entity_f1": entity_f1(predicted, entities(doc)), "extracted": float(bool(predicted))}
+    # The target is read as an answer is: a comma in a name cuts it there too.
+    gold = whole_entities(ner_target(doc))
+    return {"entity_f1": entity_f1(predicted, gold), "extracted": float(bool(predicted))}
 
 
 # --- mathematics --------------------------------------------------------------------------------

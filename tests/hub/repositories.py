@@ -194,7 +194,7 @@ def repositories() -> dict[str, Repository]:
             card=readme({"en": {"train": "en/c4-train.*.json.gz",
                                 "validation": "en/c4-validation.*.json.gz"}}, "odc-by")),
         in_parquet("Salesforce/wikitext",
-                   {c: {"test": wiki} for c in ("wikitext-2-v1", "wikitext-103-v1")},
+                   {c: {"test": wiki} for c in ("wikitext-2-raw-v1", "wikitext-103-v1")},
                    licence="cc-by-sa-3.0"),
         in_parquet("Rowan/hellaswag", {"default": {"validation": made(ROWS["hellaswag"])}},
                    folders={"default": "data"}),

@@ -57,6 +57,14 @@ def test_ids_are_the_tokenizers_for_docstrings_and_help() -> None:
     assert list(encode_all(BYTES, texts)) == [own(BYTES, text) for text in texts]
 
 
+@given(st.lists(st.one_of(ANY, SPELT, st.tuples(ANY, SPELT, CONTROL).map("".join)), max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_a_corpus_is_read_as_text(texts: list[str]) -> None:
+    """What spells a special token is its letters, as the tokenizer has it where it is told so."""
+    wanted = [BYTES(t, add_special_tokens=False, split_special_tokens=True) for t in texts]
+    assert list(encode_all(BYTES, texts)) == [row["input_ids"] for row in wanted]
+
+
 def test_the_table_is_used_but_for_texts_that_spell_a_special_token() -> None:
     table = byte_tokens.table(BYTES)
     assert table is not None

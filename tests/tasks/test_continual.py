@@ -108,6 +108,22 @@ def test_reading_comprehension_is_mixed_joined_and_cut(tmp_path: Path, tokenizer
     assert len(raw.train_dataset(tokenizer)) == 2
 
 
+def test_overlap_is_looked_for_in_all_that_is_trained_on(tmp_path: Path) -> None:
+    """Half of the text may be instructions, and a test's question may stand among them."""
+    question = " ".join(f"word{i}" for i in range(20))
+    write(tmp_path, "pubmed_abstracts", [{"text": f"Abstract {i}."} for i in range(2)])
+    write(tmp_path, "wizardlm", [{"instruction": question, "output": "Yes"}])
+    (tmp_path / "biomed_cloze").mkdir()
+    row = {"context": question, "choices": ["a", "b"], "answer": 0}
+    (tmp_path / "biomed_cloze" / "test.jsonl").write_text(json.dumps(row))
+    task = BiomedicineTask(
+        instructions=["wizardlm"], scores=["biomed_cloze"], data_dir=str(tmp_path)
+    )
+    cards = {card["name"]: card for card in task.data_card()}
+    found = cards["biomed_cloze/test"]["overlap"]
+    assert (found["train_rows"], found["rows_that_overlap"]) == (4, 1)
+
+
 def test_a_missing_set_of_instructions_is_named(tmp_path: Path) -> None:
     write(tmp_path, "pubmed_abstracts", [{"text": "A."}])
     with pytest.raises(TaskError, match=r"OpenOrca.*take task\.instructions=\[\]"):

@@ -61,6 +61,8 @@ def test_loads_the_local_file_and_tells_of_it(tmp_path: Path) -> None:
         ([{"question": None, "answer": 1}], "line 1: column 'question' is empty"),
         ([{"question": [], "answer": 1}], "line 1: column 'question' is empty"),
         ([*ROWS, ROWS[1]], "line 4: repeats line 2"),
+        ([ROWS[0], {"question": "\ud83d", "answer": 1}], "line 2: column 'question' holds half of"),
+        ([{"question": "q", "answer": ["\ude00"]}], "line 1: column 'answer' holds half of"),
         (["{"] * 8, "and 3 more"),
     ],
 )
@@ -73,6 +75,34 @@ def test_refuses_a_broken_file_with_file_line_and_column(
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_characters_may_be_written_in_halves(tmp_path: Path) -> None:
+    rows = [{"question": "\U0001f600", "answer": 1}]
+    assert "\\ud83d" in write(tmp_path, rows).read_text()
+    assert list(load(SOURCE, "train", tmp_path)) == rows
+
+
+def test_a_file_that_makes_no_table_is_named_with_the_cause(tmp_path: Path) -> None:
+    """Line by line all is well; the type of a column changes where it has been settled."""
+    rows = [{"question": "q" * 100_000 + str(i), "answer": i} for i in range(120)]
+    path = write(tmp_path, [*rows, {"question": "last", "answer": {"of": "another type"}}])
+    require(SOURCE, "train", tmp_path)
+    with pytest.raises(TaskError, match="its lines make no table") as caught:
+        load(SOURCE, "train", tmp_path)
+    assert str(path) in str(caught.value) and "another type" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_maths_test_split_goes_by_two_names(tmp_path: Path) -> None:
+    (tmp_path / "math").mkdir()
+    row = {"problem": "1?", "level": "1", "type": "a", "solution": "$1$"}
+    for name, count in (("test_1000.jsonl", 1), ("test.jsonl", 2)):
+        rows = [row | {"problem": f"{i}?"} for i in range(count)]
+        (tmp_path / "math" / name).write_text("\n".join(map(json.dumps, rows)))
+        data = load(SETS["math"], "test", tmp_path)
+        assert len(data) == count
+        assert card(SETS["math"], "test", data, tmp_path)["path"] == f"math/{name}"
 
 
 def test_refuses_a_file_without_rows(tmp_path: Path) -> None:

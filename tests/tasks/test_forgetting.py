@@ -46,6 +46,12 @@ def test_wikitext_is_read_from_local_files(data_dir: Path) -> None:
     assert card["rows"] == 4358
 
 
+def test_wikitext_comes_raw_from_the_hub() -> None:
+    """In the tokenised one a word in sixteen is `<unk>`."""
+    ((source, _),) = Forgetting(["wikitext2"], data_dir=None, limit=None).sets()
+    assert source.config == "wikitext-2-raw-v1"
+
+
 def test_auto_takes_what_is_at_hand(tmp_path: Path) -> None:
     part = Forgetting("auto", data_dir=str(tmp_path), limit=1)
     part.prepare()

@@ -18,6 +18,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from tasks import TaskError
 from tasks.harness import FEWSHOT_SEED, TASK_FILES, ask, metrics
 from tasks.lm_eval import functions
 from tasks.scores import SCORES, find
@@ -113,6 +114,12 @@ def test_a_name_may_say_how_many_shots() -> None:
     assert find("mmlu_5shot").few_shot == 5
     assert find("math_0shot").few_shot == 0
     assert find("gsm8k").few_shot is None
+
+
+@pytest.mark.parametrize("name", ["fpb_0shot", "usmle_5shot"])
+def test_adaptllms_rows_hold_their_examples(name: str) -> None:
+    with pytest.raises(TaskError, match=f"'{name}', but AdaptLLM's rows hold their examples"):
+        find(name)
 
 
 # --- lm-eval's own prompts -----------------------------------------------------------------------
@@ -244,6 +251,14 @@ def test_roles_are_shown_equally_often(folder: str) -> None:
     for args in prompts(task, 10):
         answers = [part.rsplit(" ", 1)[-1] for part in args[0].split("\n\n")[:-1]]
         assert sorted(answers) == sorted(functions.ROLES * 2)
+
+
+@pytest.mark.parametrize("shots", [3, 8])
+def test_examples_that_cannot_be_equally_many_of_each_role_are_refused(
+    folder: str, shots: int
+) -> None:
+    with pytest.raises(TaskError, match=f"{shots} examples .* 5 labels: take a multiple of 5"):
+        prompts(load_task("mora_rct20k", folder), shots)
 
 
 # --- data ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from tasks import TaskError
 from tasks.harness import HarnessScorer
@@ -70,6 +71,36 @@ def test_generation_runs_and_extraction_is_apart(folder: str, tiny: Any, tokeniz
     }
 
 
+def test_a_checkpoints_settings_of_generation_change_no_answer(
+    folder: str, tiny: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of Qwen's chat models, which penalise repetition; they are the model's again after it."""
+    seen = []
+    generate = tiny.generate
+
+    def listening(*inputs: Any, **told: Any) -> Any:
+        out = generate(*inputs, **told)
+        seen.append(out.tolist())
+        return out
+
+    monkeypatch.setattr(tiny, "generate", listening)
+    scorer(folder, "gsm8k", limit=2).score(tiny, tokenizer, 2)
+    ends = tiny.generation_config.eos_token_id
+    own = GenerationConfig(repetition_penalty=9.0, max_new_tokens=3, eos_token_id=ends)
+    tiny.generation_config = own
+    scorer(folder, "gsm8k", limit=2).score(tiny, tokenizer, 2)
+    assert seen[0] == seen[1]
+    assert tiny.generation_config is own and own.repetition_penalty == 9.0
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(tiny, "generate", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        scorer(folder, "gsm8k", limit=2).score(tiny, tokenizer, 2)
+    assert tiny.generation_config is own
+
+
 @pytest.mark.parametrize("score", ["lm_eval_pubmedqa", "gsm8k"], ids=["likelihood", "generation"])
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_model_is_scored_in_the_autocast_around_it(
@@ -94,8 +125,8 @@ def test_the_cache_key_follows_data_and_settings(folder: str, tmp_path: Path) ->
     assert key == scorer(folder, "math", limit=2).cache_key()
     assert key != scorer(folder, "math", limit=3).cache_key()
     (tmp_path / "math").mkdir()
-    row = (Path(folder) / "math" / "test_1000.jsonl").read_text().splitlines()[0]
-    (tmp_path / "math" / "test_1000.jsonl").write_text(f"{row}\n")
+    row = (Path(folder) / "math" / "test.jsonl").read_text().splitlines()[0]
+    (tmp_path / "math" / "test.jsonl").write_text(f"{row}\n")
     assert key != scorer(str(tmp_path), "math", limit=2).cache_key()
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from tasks import TaskError, likelihood
 from tasks.likelihood import (
@@ -52,6 +55,22 @@ def test_bits_per_byte_of_a_text(tiny: Any, tokenizer: Any) -> None:
     assert metric.value == pytest.approx(nats / math.log(2) / 4, rel=1e-5)
     assert metric.examples == pytest.approx([metric.value] * 2)
     assert not metric.higher_is_better
+
+
+def with_unknown() -> Any:
+    """LLaMA-2's kind of tokenizer: `<unk>` is a special token of it."""
+    vocabulary = {token: i for i, token in enumerate(["<unk>", *"ab <unk>"])}
+    model = Tokenizer(BPE(vocabulary, [], unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>")
+
+
+def test_a_text_that_spells_a_special_token_is_scored_as_text(tiny: Any) -> None:
+    tokenizer, text = with_unknown(), "a <unk> b"
+    assert tokenizer.unk_token_id in tokenizer(text)["input_ids"]
+    ids = tokenizer.convert_tokens_to_ids(list(text))
+    assert tokenizer.unk_token_id not in ids
+    metric = TextScorer("t", [text]).score(tiny, tokenizer, 4)["t_bits_per_byte"]
+    assert metric.value == pytest.approx(sum(plain(tiny, [0], ids)) / math.log(2) / 9, rel=1e-5)
 
 
 def test_perplexity_of_texts_is_per_token_over_all(tiny: Any, tokenizer: Any) -> None:

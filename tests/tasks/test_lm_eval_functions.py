@@ -52,6 +52,9 @@ def test_the_entity_target_is_a_right_answer() -> None:
     assert f.ner_target(NER) == "Ann Lee (person), Acme Inc (organization), Rome (location)"
     assert f.ner_scores(NER, [f.ner_target(NER)])["entity_f1"] == 1.0
     assert f.ner_prompt(NER).endswith("Rome and Ann Lee\nExtract named entity:")
+    comma = {"tokens": ["Acme", ",", "Inc", "of", "Rome"], "tags": [7, 7, 7, 0, 6]}
+    assert f.ner_scores(comma, [f.ner_target(comma)]) == {"entity_f1": 1.0, "extracted": 1.0}
+    assert f.ner_scores(comma, ["Rome (location)"])["entity_f1"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(("score", "label"), [(-1, 0), (-0.11, 0), (-0.1, 1), (0.09, 1), (0.1, 2)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tasks import TaskError
 from tasks.answers import same_answer
@@ -129,10 +132,85 @@ def test_the_last_response_is_the_assistants() -> None:
     def says(*roles: str) -> list[dict[str, str]]:
         return [{"role": role, "content": role[0]} for role in roles]
 
-    found = last_response(says("user", "assistant", "user", "assistant", "user"))
-    assert found == ("<|user|>\nu\n<|assistant|>\na\n<|user|>\nu\n<|assistant|>\n", "a")
-    assert last_response(says("user")) is None
-    assert last_response([]) is None
+    found = last_response(says("user", "assistant", "user", "assistant", "user"), "</s>")
+    assert found == ("<|user|>\nu\n<|assistant|>\na</s>\n<|user|>\nu\n<|assistant|>\n", "a")
+    assert last_response([*says("user"), {"role": "assistant", "content": " "}], "</s>") is None
+    assert last_response(says("user"), "</s>") is None
+    assert last_response([], "</s>") is None
+
+
+def turns(*said: str) -> dict[str, Any]:
+    roles = ("user", "assistant") * len(said)
+    return {"turns": [{"role": r, "content": s} for r, s in zip(roles, said, strict=False)]}
+
+
+TURNS: dict[str, Any] = {
+    "name": "talks",
+    "licence": "CC0",
+    "splits": {"train": "train", "test": "test"},
+    "columns": {"messages": "turns"},
+}
+
+
+def test_a_response_is_scored_after_the_text_of_training(
+    tmp_path: Path, tiny: Any, tokenizer: Any
+) -> None:
+    """EOS stands after the assistant's earlier turns."""
+    for split in ("train", "test"):
+        write(tmp_path, "talks", split, [turns("Hi", "Ho", "Bye?", "Bye.")])
+    task = InstructionTask(train_set=TURNS, scores=[], data_dir=str(tmp_path))
+    (row,) = task.train_dataset(tokenizer)
+    ids = row["input_ids"][:-1]  # EOS is not scored
+    answer = len("Bye.")
+    with torch.no_grad():
+        logs = tiny(torch.tensor([ids])).logits[0].log_softmax(-1)
+    nats = [-float(logs[i - 1, ids[i]]) for i in range(len(ids) - answer, len(ids))]
+    (scorer,) = task.scorers()
+    metric = scorer.score(tiny, tokenizer, 2)["talks_response_perplexity"]
+    assert metric.value == pytest.approx(math.exp(sum(nats) / answer), rel=1e-4)
+
+
+def test_a_context_that_a_model_has_no_room_for_is_cut_from_the_left(
+    tmp_path: Path, tiny: Any, tokenizer: Any
+) -> None:
+    room = tiny.config.max_position_embeddings
+    frame = len("<|user|>\n\n<|assistant|>\n")
+    write(tmp_path, "talks", "train", [turns("Hi", "Ho")])
+    long = "abc" * room
+    # A byte a token: of the question its last bytes are left, as many as there is room for.
+    for question in (long, long[-(room - frame - 1) :]):
+        write(tmp_path, "talks", "test", [turns(question, "yy")])
+        (scorer,) = InstructionTask(train_set=TURNS, scores=[], data_dir=str(tmp_path)).scorers()
+        cut = scorer.score(tiny, tokenizer, 2)["talks_response_perplexity"].value
+        text = f"<|user|>\n{question}\n<|assistant|>\n"[-(room - 1) :] + "yy"
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logs = tiny(torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+        nats = [-float(logs[i, ids[-1]]) for i in (-2, -1)]
+        assert cut == pytest.approx(math.exp(sum(nats) / 2), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"from": "human", "value": "Hi"}, "message 2 of a conversation has no text as its 'role'"),
+        ({"role": "assistant", "content": None}, "has no text as its 'content'"),
+        ({"role": "assistant"}, "has no text as its 'content'"),
+    ],
+)
+def test_a_message_of_another_shape_is_named_with_its_row(
+    tmp_path: Path, tokenizer: Any, message: dict[str, Any], words: str
+) -> None:
+    """The rows that a rehearsal reads are sound."""
+    rows = [turns("Hi", f"Ho {i}") for i in range(11)]
+    rows[10]["turns"][1] = message
+    for split in ("train", "test"):
+        write(tmp_path, "talks", split, rows)
+    task = InstructionTask(train_set=TURNS, scores=[], data_dir=str(tmp_path))
+    with pytest.raises(TaskError, match=f"the training set, row 11: .*{words}"):
+        task.train_dataset(tokenizer)
+    with pytest.raises(TaskError, match=f"set talks, split test, row 11: .*{words}"):
+        task.scorers()
 
 
 @pytest.mark.parametrize(
@@ -142,15 +220,32 @@ def test_the_last_response_is_the_assistants() -> None:
         ("So.\n#### 7", None, ("So.\n#### 7\nThe answer is: 7", "7")),
         ("So.", 7, ("So.\nThe answer is: 7", "7")),
         ("The answer is: 7.", "7 km", ("The answer is: 7.", "7 km")),
+        # Prose that says nearly as much.
+        (
+            "The answer is not 4, since 2 + 3 is more.\n#### 5",
+            None,
+            (
+                "The answer is not 4, since 2 + 3 is more.\n#### 5\nThe answer is: 5",
+                "5",
+            ),
+        ),
+        ("The answer is odd.", 7, ("The answer is odd.\nThe answer is: 7", "7")),
+        ("The answer is 7.", None, ("The answer is 7.\nThe answer is: 7", "7")),
+        ("The answer is:\n#### 7", None, ("The answer is:\n#### 7\nThe answer is: 7", "7")),
+        ("The answer is:", 7, ("The answer is:\nThe answer is: 7", "7")),
+        # A column that holds a 0.5 is read as floats.
+        ("So.", 7.0, ("So.\nThe answer is: 7", "7")),
+        ("So.", 0.5, ("So.\nThe answer is: 0.5", "0.5")),
     ],
 )
 def test_where_an_answer_is_read(response: str, answer: Any, wanted: tuple[str, str]) -> None:
     assert own_response(response, answer) == wanted
 
 
-def test_a_response_without_an_answer_is_refused() -> None:
-    with pytest.raises(TaskError, match=r"columns states no answer: 'So\.'"):
-        own_response("So.")
+@pytest.mark.parametrize("response", ["So.", "The answer is:\n7", "So.\n####"])
+def test_a_response_without_an_answer_is_refused(response: str) -> None:
+    with pytest.raises(TaskError, match=f"columns states no answer: {re.escape(repr(response))}"):
+        own_response(response)
 
 
 @pytest.mark.parametrize(

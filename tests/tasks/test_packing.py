@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from tasks import TaskError, packing
+from tasks.mixing import Mixed
 from tasks.packing import concatenate, pack, packed_dataset
 from tasks.tokens import IGNORED
 
@@ -101,7 +104,8 @@ def test_texts_become_blocks_that_spell_them(tokenizer: Any) -> None:
 
 def test_the_data_set_holds_the_rows_of_pack(tokenizer: Any) -> None:
     texts = ["Paß auf", "", "a </s> of its own", "the rest of it"]
-    documents = [[*tokenizer(t, add_special_tokens=False)["input_ids"], 1] for t in texts]
+    told = {"add_special_tokens": False, "split_special_tokens": True}
+    documents = [[*tokenizer(t, **told)["input_ids"], 1] for t in texts]
     data = packed_dataset(texts, tokenizer, 8)
     assert data.to_list() == list(pack(documents, 8))
     assert {str(column) for column in data.features.values()} == {"List(Value('int32'))"}
@@ -121,6 +125,34 @@ def test_a_large_corpus_has_the_rows_on_disk_that_it_has_in_memory(
     assert other.cache_files != stored.cache_files  # though it reads the first text alike
     with pytest.raises(TaskError, match="don't fill a block of 9999 tokens"):
         packed_dataset(texts, tokenizer, 9999, mask="none")
+
+
+@pytest.mark.parametrize("changed", ["text", "document", "instruction"])
+def test_a_large_corpus_lies_in_another_file_whichever_text_is_another(
+    changed: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "LARGE", 3)
+    order = np.random.default_rng(0).permutation(2500)  # in which instructions are drawn
+
+    def stored(place: int) -> Any:
+        """2,500 texts, one of which, neither among the first nor the last, ends in its place."""
+        told = [f"{i}" for i in range(2500)]
+        same = list(told)
+        told[1250] += f" {place}"
+        drawn = {int(row): text for row, text in zip(order, told, strict=True)}
+        asked = [drawn[row] for row in range(2500)]
+        rows = Dataset.from_dict({"instruction": asked, "output": same})
+        texts: Any = {
+            "text": told,
+            "document": Mixed(told, str),
+            "instruction": Mixed(same, str, [rows], 1.0),
+        }[changed]
+        return packed_dataset(texts, tokenizer, 64)
+
+    first, second = stored(1), stored(2)
+    assert first.cache_files != second.cache_files
+    assert first.to_list() != second.to_list()
+    assert stored(1).cache_files == first.cache_files
 
 
 def test_refuses_a_block_without_room_and_a_corpus_without_text(tokenizer: Any) -> None:
