@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.errors import quiet
 from bench.sweep import dryrun, outcomes
 
 if TYPE_CHECKING:
     from bench.judge.primary import Family
 
 
+@quiet
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the dry run. Returns 0, whatever could be decided, or 2 for a mistake."""
     parser = dryrun.parser()

@@ -57,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     for i in range(0, len(found), AT_ONCE):
         paths = [str(path) for path in found[i : i + AT_ONCE]]
         command = [sys.executable, "-m", "wandb", "sync", "--skip-synced", *paths]
-        status = max(status, subprocess.run(command).returncode)
+        returned = subprocess.run(command).returncode
+        # Negative: a signal ended it. As a shell has it, 128 and the signal.
+        status = max(status, returned if returned >= 0 else 128 - returned)
     return status
 
 

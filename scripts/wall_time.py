@@ -82,6 +82,11 @@ def shares(cells: Iterable[Any]) -> dict[str, Any]:
     total = 0.0
     for sweep in sweeps(times):
         total += at_once(sweep) * (max(end for _, end in sweep) - sweep[0][0])
+    if not total:
+        raise SystemExit(
+            f"{len(cells)} cells began and ended within one second, and records have whole seconds "
+            "of either: there is no wall time to part"
+        )
     spent = {
         part: sum(cell["cost"][f"{key}_seconds"] or 0.0 for cell in cells)
         for part, key in (("training", "training"), ("scoring", "scoring"), ("set-up", "setup"))

@@ -10,6 +10,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from bench import records
+from tests.bench.studies import make_record
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "results" / "analysis.ipynb"
 
@@ -25,6 +28,15 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
+def run() -> dict[str, Any]:
+    """The code in this process, where the working folder is; what it named."""
+    code = "\n".join(c.source for c in read(NOTEBOOK).cells if c.cell_type == "code")
+    code = code.replace("%matplotlib inline\n", "")  # for a kernel alone
+    program = {"__name__": "notebook"}
+    exec(compile(code, str(NOTEBOOK), "exec"), program)
+    return program
+
+
 def test_it_is_committed_without_outputs() -> None:
     notebook = read(NOTEBOOK)
     nbformat.validate(notebook)
@@ -38,9 +50,9 @@ def test_it_is_committed_without_outputs() -> None:
 )
 def test_it_runs_from_top_to_bottom(results: Path, kept: tuple[str, ...]) -> None:
     """In a kernel of its own, as a reader would run it; on two folders of records, or on all."""
-    for records in results.rglob("records"):
-        if kept and records.parent.name not in kept:
-            shutil.rmtree(records)
+    for folder in results.rglob("records"):
+        if kept and folder.parent.name not in kept:
+            shutil.rmtree(folder)
     notebook = read(results / "analysis.ipynb")
     client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(results)}})
     client.execute()
@@ -62,11 +74,30 @@ def test_missing_experiments_are_simply_absent(
     for file in others:
         file.unlink()
     monkeypatch.chdir(results)
-    code = "\n".join(c.source for c in read(NOTEBOOK).cells if c.cell_type == "code")
-    code = code.replace("%matplotlib inline\n", "")  # for a kernel alone
-    program = compile(code, str(NOTEBOOK), "exec")
-    exec(program, {"__name__": "notebook"})
+    run()
     assert "1 cells in demo" in capsys.readouterr().out
     first.unlink()
     with pytest.raises(AssertionError, match="no records below"):
-        exec(program, {"__name__": "notebook"})
+        run()
+
+
+def test_cells_that_differ_are_never_averaged(tmp_path: Path, monkeypatch: Any) -> None:
+    """Numbers of pairs, operators, precisions; and a perturbed repeat is no seed."""
+    records_of_two = []
+    for seed in (1, 2):
+        for pairs in (32, 64):
+            for operator in ("rotation", "sharing"):
+                known: dict[str, Any] = {"pairs": pairs, "settings": {"operator": operator}}
+                records_of_two.append(make_record(seed=seed, **known))
+    again = make_record(seed=1, settings={"operator": "rotation"}, cell="f" * 16)
+    again["config"]["perturb"] = 1e-6
+    other = make_record(seed=3, settings={"operator": "rotation"}, cell="e" * 16)
+    other["environment"] = other["environment"] | {"precision": "bf16"}
+    for record in (*records_of_two, again, other):
+        records.write(record, tmp_path / "results" / "mine" / "records")
+    monkeypatch.chdir(tmp_path)
+    by_arm = run()["by_arm"]
+    assert sorted(by_arm["seeds"]) == [1, 2, 2, 2, 2]
+    assert sorted({words.split(", ", 2)[2] for words in by_arm["setting"]}) == [
+        "pairs 32, precision bf16", "pairs 32, precision fp32", "pairs 64, precision fp32",
+    ]  # fmt: skip

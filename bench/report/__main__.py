@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 from bench import report
-from bench.errors import UserError
+from bench.errors import UserError, quiet
 from bench.judge import claims, primary
 from bench.report import export, files
 
 
+@quiet
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 some files were refused, the report is of the rest; 2 nothing to report."""
     options = _parser().parse_args(arguments)
@@ -30,15 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
             claims_only=options.claims_only,
         )  # fmt: skip
         out = options.out or _beside(options.path)
-        print(report.text(made, _width()))
-        for change in files.changes(made, out):
-            print(f"CHANGED since the last report: {change}")
-        wrote = files.write(made, out, options.html)
+        changes = files.changes(made, out)
+        wrote = files.write(made, out, options.html)  # before printing, whose reader may go
         if options.export:
             wrote += export.write(found, options.export)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    print(report.text(made, _width()))
+    for change in changes:
+        print(f"CHANGED since the last report: {change}")
     for file in wrote:
         print(f"wrote {file}")
     return 1 if found.refused else 0

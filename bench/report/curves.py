@@ -110,10 +110,9 @@ def _panels(
     total = len(arms) + more
     columns = min(COLUMNS, total)
     lines = -(-total // columns)
-    figure, grid = plt.subplots(
-        lines, columns, figsize=(0.4 + 2.7 * columns, 0.9 + 2.4 * lines), squeeze=False
-    )
-    figure.suptitle(heading(section, note), fontsize=11)
+    width = 0.4 + 2.7 * columns
+    figure, grid = plt.subplots(lines, columns, figsize=(width, 0.9 + 2.4 * lines), squeeze=False)
+    figure.suptitle(heading(section, note, width), fontsize=11)
     panels = list(grid.flat)
     for axes in panels[total:]:
         axes.set_visible(False)

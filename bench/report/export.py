@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def as_table(cells: Sequence[Result]) -> str:
                 "learning_rate": "" if cell.learning_rate is None else cell.learning_rate,
                 "seed": cell.seed,
                 "metric": name,
-                "value": metric.value,
+                "value": "" if (value := _known(metric.value)) is None else value,
                 "steps": cell.settings.get("trainer.max_steps", ""),
                 "setting": setting,
                 "budget": "" if cell.trainable is None else cell.trainable,
@@ -62,6 +63,11 @@ def as_table(cells: Sequence[Result]) -> str:
                 "better": "higher" if metric.higher_is_better else "lower",
             })  # fmt: skip
     return out.getvalue()
+
+
+def _known(value: float) -> float | None:
+    """None: steps to a target that was not reached, which foreign tables leave empty."""
+    return value if math.isfinite(value) else None
 
 
 def _arms(sections: Sequence[Section]) -> Iterator[tuple[Result, str, str]]:
@@ -98,7 +104,7 @@ def as_peft(cell: Result) -> dict[str, Any]:
         "train loss": points[-1]["train loss"] if points else None,
         "train total tokens": cell.cost["tokens"],
         "forgetting": cell.forgetting,
-    } | {f"test {name}": metric.value for name, metric in cell.metrics.items()}
+    } | {f"test {name}": _known(metric.value) for name, metric in cell.metrics.items()}
     memory = cell.cost["peak_memory_bytes"]
     return {
         "run_info": {

@@ -8,6 +8,7 @@ differ in the marker's filling and the colour's lightness. Same records, same by
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from bench.report.looks import Look
 STYLE = Path(__file__).with_name("style.mplstyle")
 ROWS_DRAWN = 24  # more rows than these are no figure any more
 ROWS_WITH_BAND = 6
+LETTERS = 11  # of a title, an inch; a few less than go in
 ENTRIES = 6  # of a legend, methods aside; two more say what line and band are, and the chance level
 
 
@@ -177,17 +179,19 @@ def frame(
     figure, axes = plt.subplots(
         1, len(widths), figsize=(width, 3.5 + 0.2 * lines), width_ratios=widths, squeeze=False
     )
-    figure.suptitle(heading(section, note), fontsize=11)
+    figure.suptitle(heading(section, note, width), fontsize=11)
     figure.legend(handles=list(legend), loc="outside lower center", ncols=columns)
     return figure, list(axes[0])
 
 
-def heading(section: Section, note: str) -> str:
-    """What the figure is of."""
-    words = literal(f"{section.task_label} on {section.model_label} ({section.scale} scale)")
+def heading(section: Section, note: str, width: float) -> str:
+    """What the figure is of, in lines that fit its width."""
+    words = f"{section.task_label} on {section.model_label} ({section.scale} scale)"
+    words += f", {section.detail}" if section.detail else ""
     if section.split != "reported":
         words += f", {section.split} seeds"
-    return words + (f"\n{note}" if note else "")
+    lines = textwrap.wrap(" ".join(words.split()), int(LETTERS * width), break_on_hyphens=False)
+    return "\n".join([*map(literal, lines), *filter(None, [note])])
 
 
 def named(rows: Sequence[Row], styles: Sequence[Look]) -> list[tuple[Look, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bench import records
 from bench.judge.parallel import mapped
 from bench.judge.rows import Section
+from bench.records.words import file_name
 from bench.report import Report, Sheet, render, series, tables
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ CAPTIONS = {
     "series": "What each arm ends with against a number of the task",
 }
 GAPS = "distance"  # the figure of claims of a trend
+TAKEN = {*CAPTIONS, GAPS, "forest", "trials"}  # names of figures, which a metric may have too
 
 
 def write(report: Report, out: Path, page: Path | None = None) -> list[Path]:
@@ -104,7 +106,7 @@ def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
         "learning_rate": plots.rate_figure,
     }
     wanted = [
-        _Wanted(draw, sheet, out / f"{sheet.slug}{name or sheet.metric or 'score'}", report.command)
+        _Wanted(draw, sheet, out / f"{sheet.slug}{name or _named(sheet.metric)}", report.command)
         for sheet in pictured
         for name, draw in draws.items()
     ]
@@ -113,6 +115,12 @@ def _figures(report: Report, out: Path) -> dict[str, list[Path]]:
     for figure, paths in zip(wanted, made, strict=True):
         drawn[figure.sheet.slug] += paths
     return drawn
+
+
+def _named(metric: str | None) -> str:
+    """The name of a metric's figure: one in this folder, and no other figure's."""
+    name = file_name(metric or "score").replace("-", "_")  # what follows a "-" is the caption
+    return f"score_{name}" if name in TAKEN else name
 
 
 def _told(report: Report) -> set[str]:
@@ -201,8 +209,9 @@ def _claims(report: Report) -> dict[str, str]:
     parts.append(render.markdown(table))
     if gaps.trends(report.judgements):
         parts.append(f"![Gaps between arms against the distance of the task]({GAPS}.svg)\n")
-    if trials.curves(report.judgements):
-        parts.append("[The expected best after k trials of the learning rate](trials.svg)\n")
+    if searched := trials.curves(report.judgements):
+        more = f": {said}." if (said := trials.left_out(searched)) else ""
+        parts.append(f"[The expected best after k trials of the learning rate](trials.svg){more}\n")
     waiting = verdict_sheet.waiting(report.judgements)
     if waiting:
         lines = (f"- {render.escape_markdown(line)}" for line in waiting)

@@ -97,7 +97,7 @@ def left_out(judgements: Sequence[Judgement]) -> str:
     rows = len(drawn(judgements))
     if rows <= ROWS_DRAWN:
         return ""
-    return f"{ROWS_DRAWN} of {rows} comparisons are drawn; the table has all of them"
+    return f"{ROWS_DRAWN} of {rows} comparisons are drawn; claims.csv has all of them"
 
 
 def _rank(verdict: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from bench.judge.cells import Score
@@ -23,13 +24,22 @@ def unit_label(name: str, metric: Score) -> str:
     return words if unit in words else f"{words} ({unit})"
 
 
-def decimals(unit: str) -> int:
-    return {"fraction": 1, "perplexity": 2}.get(unit, 3)
+def decimals(unit: str, value: float, spread: float | None = None) -> int:
+    """As many as the unit deserves. Bits and what has no unit may be of any size: where the usual
+    three would show zeros alone, or more digits than anyone reads, two digits of the spread."""
+    usual = {"fraction": 1, "perplexity": 2}.get(unit, 3)
+    value, spread = abs(value), spread or 0.0
+    known = spread > 1e-6 * value  # below lies rounding
+    size, digits = (spread, 2) if known else (value, 3)
+    legible = size == 0 or (size >= 0.01 and max(size, value) < 1000)
+    if unit not in ("", "bits") or legible or not math.isfinite(size):
+        return usual
+    return max(0, digits - 1 - math.floor(math.log10(size)))
 
 
-def format_number(value: float, unit: str) -> str:
+def format_number(value: float, unit: str, places: int | None = None) -> str:
     """A value that is already scaled, with as many decimals as its unit deserves."""
-    text = f"{value:.{decimals(unit)}f}"
+    text = f"{value:.{decimals(unit, value) if places is None else places}f}"
     return text[1:] if text.startswith("-") and not float(text) else text
 
 
@@ -38,8 +48,9 @@ def with_spread(values: Sequence[float], metric: Score) -> str:
     if not values:
         return DASH
     mean, spread = mean_and_spread([scaled(metric, v) for v in values])
-    text = format_number(mean, metric.unit)
-    return text if spread is None else f"{text} ± {format_number(spread, metric.unit)}"
+    places = decimals(metric.unit, mean, spread)
+    text = format_number(mean, metric.unit, places)
+    return text if spread is None else f"{text} ± {format_number(spread, metric.unit, places)}"
 
 
 def columns_shown(section: Section, main: str | None) -> list[str]:

@@ -17,6 +17,11 @@ from bench.report.markup import lines
 CELLS_SHOWN = 1_000  # more than these make a page that no browser likes
 
 
+def shown(sections: Sequence[Section]) -> set[str]:
+    """The cells that have a place on the page."""
+    return {cell.cell for cell in [c for s in sections for c in s.cells][:CELLS_SHOWN]}
+
+
 def section(sections: Sequence[Section]) -> str:
     total = sum(len(s.cells) for s in sections)
     more = f"; the first {CELLS_SHOWN:,} are shown" if total > CELLS_SHOWN else ""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
 from bench.judge.cells import Array, Result
 from bench.judge.rows import Section, count
 from bench.judge.verdicts import VERDICTS, Judgement
-from bench.report import Report, verdict_sheet, wording
+from bench.report import Report, page_cells, verdict_sheet, wording
 from bench.report.forest import LOOKS
 from bench.report.markup import escaped as _e
 from bench.report.markup import lines
@@ -22,9 +22,10 @@ def section(report: Report) -> str:
     judged = [(i, j) for i, j in enumerate(judgements) if j.effect is not None][:ROWS_SHOWN]
     waiting = verdict_sheet.waiting(judgements)
     sections = {s.key: s for s in report.sections}
+    shown = page_cells.shown([sheet.section for sheet in report.sheets])
     parts = ['<h2 id="verdicts">Verdicts</h2>', _controls([j for _, j in judged])]
     parts.append('<div id="rows">')
-    parts += [_row(i, j, sections.get(j.section)) for i, j in judged]
+    parts += [_row(i, j, sections.get(j.section), shown) for i, j in judged]
     parts.append("</div>")
     if not judged:
         parts.append("<p>No comparison has cells enough for a verdict.</p>")
@@ -65,7 +66,7 @@ def _methods(judgement: Judgement) -> list[str]:
     return [arm for arm in arms if arm]
 
 
-def _row(number: int, judgement: Judgement, setting: Section | None) -> str:
+def _row(number: int, judgement: Judgement, setting: Section | None, shown: Container[str]) -> str:
     found, claim = judgement.effect, judgement.claim
     assert found is not None
     amount, interval = wording.effect(judgement)
@@ -91,7 +92,7 @@ def _row(number: int, judgement: Judgement, setting: Section | None) -> str:
             _curves(judgement),
             _rates(judgement, setting),
             _commands(judgement),
-            _cell_links(judgement),
+            _cell_links(judgement, shown),
         ]
     )
     return f'<details class="row" id="v{number}" {data}><summary>{head}</summary>{body}</details>'
@@ -164,6 +165,9 @@ def _commands(judgement: Judgement) -> str:
     )
 
 
-def _cell_links(judgement: Judgement) -> str:
-    links = " ".join(f'<a href="#cell-{_e(c)}">{_e(c[:6])}</a>' for c in judgement.cells)
+def _cell_links(judgement: Judgement, shown: Container[str]) -> str:
+    links = " ".join(
+        f'<a href="#cell-{_e(c)}">{_e(c[:6])}</a>' if c in shown else _e(c[:6])
+        for c in judgement.cells
+    )
     return f'<p class="pale">{count(len(judgement.cells), "cell")}: {links}</p>' if links else ""

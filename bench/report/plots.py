@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
-from bench.judge.rows import Row, Section
+from bench.judge.rows import Row, Section, count
 from bench.records.words import format_rate
 from bench.report.figures import STYLE, drawable, entries, frame, literal, named
 from bench.report.looks import Look, looks
@@ -85,6 +85,7 @@ def forgetting_figure(section: Section, metric: str | None) -> Figure | None:
     if metric is None:
         return None
     rows, note = drawable(section, metric)
+    lost = _not_drawn(rows)
     points = {row.full_name: _paired(row, metric) for row in rows}
     rows = [row for row in rows if points[row.full_name]]
     if not rows:
@@ -93,7 +94,8 @@ def forgetting_figure(section: Section, metric: str | None) -> Figure | None:
     with plt.style.context(STYLE):
         styles = looks(rows)
         front = Line2D([], [], color="#555555", linewidth=1.0, label="Pareto front of the means")
-        figure, (axes,) = frame(section, [7.2], [*_points_legend(rows, styles), front], note)
+        legend = [*_points_legend(rows, styles), *lost, front]
+        figure, (axes,) = frame(section, [7.2], legend, note)
         means = []
         for row, look in zip(rows, styles, strict=True):
             learned = np.array([scaled(example, x) for x, _ in points[row.full_name]])
@@ -145,6 +147,7 @@ def cost_figure(section: Section, metric: str | None) -> Figure | None:
     if metric is None:
         return None
     rows, note = drawable(section, metric)
+    lost = _not_drawn(rows)
     rows = [row for row in rows if row.values(metric) and row.trainable]
     if not rows:
         return None
@@ -152,7 +155,8 @@ def cost_figure(section: Section, metric: str | None) -> Figure | None:
     with plt.style.context(STYLE):
         styles = looks(rows)
         costs_of = _costs(rows, metric)
-        figure, panels = frame(section, [3.7] * len(costs_of), _points_legend(rows, styles), note)
+        legend = [*_points_legend(rows, styles), *lost]
+        figure, panels = frame(section, [3.7] * len(costs_of), legend, note)
         for axes, (label, costs) in zip(panels, costs_of.items(), strict=True):
             for row, look, xs in zip(rows, styles, costs, strict=True):
                 ys = [
@@ -211,19 +215,20 @@ def rate_figure(section: Section, metric: str | None) -> Figure | None:
                       label="a cell diverged or failed")  # fmt: skip
         if any(not cell.ok for cell in section.cells):
             legend.append(lost)
-        parts: list[tuple[str, Callable[[Row], list[float]]]] = [
+        parts: list[tuple[str, Callable[[Row], list[float]], bool]] = [
             (
                 f"final {unit_label(metric, example)}",
                 lambda row: [scaled(example, v) for v in row.values(metric)],
+                example.higher_is_better,
             )
         ]
         if any(cell.forgetting is not None for cell in section.cells):
-            parts.append(("forgotten: mean drop (% of before)", _forgotten))
+            parts.append(("forgotten: mean drop (% of before)", _forgotten, False))
         figure, panels = frame(section, [7.2 if len(parts) == 1 else 5.0] * len(parts), legend, "")
         rates = sorted({row.learning_rate for rows in arms for row in rows if row.learning_rate})
-        for axes, (label, values) in zip(panels, parts, strict=True):
+        for axes, (label, values, higher) in zip(panels, parts, strict=True):
             for rows, look in zip(arms, styles, strict=True):
-                _rate_line(axes, rows, look, values)
+                _rate_line(axes, rows, look, values, worst=0.0 if higher else 1.0)
             axes.set_xscale("log")
             apart = all(b > 1.5 * a for a, b in pairwise(rates))
             if len(rates) <= 10 and apart:
@@ -251,8 +256,13 @@ def _forgotten(row: Row) -> list[float]:
 
 
 def _rate_line(
-    axes: Axes, rows: Sequence[Row], look: Look, values_of: Callable[[Row], list[float]]
+    axes: Axes,
+    rows: Sequence[Row],
+    look: Look,
+    values_of: Callable[[Row], list[float]],
+    worst: float,
 ) -> None:
+    """worst: the edge of the axes where the worst values are, 0 below and 1 above."""
     known = [(float(row.learning_rate or 0), v) for row in rows if (v := values_of(row))]
     if known:
         rates = [rate for rate, _ in known]
@@ -264,10 +274,12 @@ def _rate_line(
         )  # fmt: skip
     for row in rows:
         if any(not cell.ok for cell in row.cells):
-            # At its mean where some seeds came through, else at the bottom.
+            # At its mean where some seeds came through; else at the edge, wherever that ends up.
             values = values_of(row)
-            y = float(np.mean(values)) if values else axes.get_ylim()[0]
-            axes.plot([float(row.learning_rate or 0)], [y], color=look.colour, **_CROSS)
+            y = float(np.mean(values)) if values else worst
+            at = axes.transData if values else axes.get_xaxis_transform()
+            axes.plot([float(row.learning_rate or 0)], [y], color=look.colour, transform=at,
+                      clip_on=bool(values), **_CROSS)  # fmt: skip
 
 
 _CROSS: dict[str, Any] = {
@@ -286,6 +298,14 @@ def _points_legend(rows: Sequence[Row], styles: Sequence[Look]) -> list[Line2D]:
     several = any(len(row.ok) > 1 for row in rows)
     words = "small: one seed; large: mean" if several else "one seed"
     return [*points, Line2D([], [], linestyle="none", label=words)]
+
+
+def _not_drawn(rows: Sequence[Row]) -> list[Line2D]:
+    """A line of the legend that counts the cells without a point; of rows without any, too, which
+    the legend does not name."""
+    lost = sum(cell.status in ("diverged", "failed") for row in rows for cell in row.cells)
+    words = f"{count(lost, 'cell')} diverged or failed: not drawn"
+    return [Line2D([], [], linestyle="none", label=words)] if lost else []
 
 
 def _scatter(axes: Axes, xs: np.ndarray, ys: np.ndarray, look: Look) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,13 @@ class Series:
     def largest(self) -> Section:
         """The section of most cells."""
         return max(self.sections.values(), key=lambda section: len(section.cells))
+
+    @property
+    def named(self) -> Section:
+        """The largest, by whose title the whole is called: its own number is not said."""
+        words = self.largest.detail.split(", ")
+        kept = [word for word in words if not word.startswith(f"{self.setting} ")]
+        return replace(self.largest, detail=", ".join(kept))
 
     @property
     def in_bits(self) -> bool:
@@ -96,16 +103,22 @@ def find(sections: Sequence[Section]) -> list[Series]:
             groups.setdefault(key, {})[number] = section
     made: list[Series] = []
     for (setting, _), by in groups.items():
-        section = by[min(by)]
-        metric = BITS if BITS in section.metrics else section.main_metric()
+        metric = next((m for n in sorted(by) if (m := _metric(by[n])) is not None), None)
+        # All cells of a number may have failed.
+        by = {number: section for number, section in by.items() if metric in section.metrics}
         if len(by) < LEAST or metric is None:
             continue
+        section = by[min(by)]
         words = f"{section.task}-{section.model}-{setting}"
         slug = free_name(words, [one.slug for one in made])
         one = Series(setting, metric, dict(sorted(by.items())), slug)
         if one.arms:
             made.append(one)
     return made
+
+
+def _metric(section: Section) -> str | None:
+    return BITS if BITS in section.metrics else section.main_metric()
 
 
 def _table(series: Series) -> Table:
@@ -135,8 +148,9 @@ def _table(series: Series) -> Table:
         rows.append(row)
     seeds = sorted({cell.seed for s in series.sections.values() for cell in s.cells})
     sheet = [f"seeds: {', '.join(map(str, seeds))}; not all at every number"]
-    title = f"{series.largest.task_label} on {series.largest.model_label}, by {series.setting}"
-    return Table(title, sheet, columns, rows, notes)
+    named = series.named
+    detail = ", ".join(filter(None, [named.detail, f"by {series.setting}"]))
+    return Table(replace(named, detail=detail).title, sheet, columns, rows, notes)
 
 
 def _mean(series: Series, row: Row) -> str:
@@ -198,7 +212,7 @@ def figure(series: Series) -> Figure | None:
         if there:
             legend.insert(-1, Line2D([], [], color="#555555", linestyle=":", label="all there is"))
         drawn, panels = frame(
-            series.largest, [5.4, 5.4] if series.in_bits else [7.2], legend, f"by {series.setting}"
+            series.named, [5.4, 5.4] if series.in_bits else [7.2], legend, f"by {series.setting}"
         )
         if there:
             panels[0].plot(*zip(*there, strict=True), color="#555555", linestyle=":", zorder=1)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from bench.judge import paper, targets
+from bench.judge import along, paper, targets
 from bench.judge.along import Reached
 from bench.judge.cells import Result, Score
 from bench.judge.endpoints import Endpoint
@@ -115,7 +115,7 @@ def _along(section: Section, main: str | None) -> Part:
     if ended_there and last in steps and main in section.metrics:
         steps.remove(last)  # the final value says it
     # Cells that are scored at shares of what is learned have hardly a step in common.
-    rows_at = Counter(step for row in section.rows for step in _scored_steps(row, main))
+    rows_at = Counter(step for row in section.rows for step in _shared_steps(row, main))
     steps = [step for step in steps if 2 * rows_at[step] > len(section.rows)]
     if len(steps) > STEPS_SHOWN:
         chosen = np.linspace(0, len(steps) - 1, STEPS_SHOWN).round().astype(int)
@@ -128,25 +128,26 @@ def _along(section: Section, main: str | None) -> Part:
     return _with_first(section, part, None)
 
 
-def _scored_steps(row: Row, metric: str) -> set[int]:
-    """Steps at which some seed has the metric."""
-    found: set[int] = set()
+def _shared_steps(row: Row, metric: str) -> set[int]:
+    """Steps at which every seed has the metric."""
+    found = []
     for cell in row.ok:
         scores = cell.scores.get(f"metrics.{metric}")
-        if scores is not None:
-            found.update(cell.scores["step"][np.isfinite(scores)].astype(int).tolist())
-    return found
+        known = np.empty(0) if scores is None else cell.scores["step"][np.isfinite(scores)]
+        found.append({*known.astype(int).tolist()})
+    return set.intersection(*found) if found else set()
 
 
 def at_step(row: Row, metric: str, step: int) -> list[float]:
-    """The metric's values, one for each seed that was scored at the step."""
+    """The metric's values, one a seed; none where a seed was not scored at the step, for the mean
+    of the others would pass for the row's."""
     values = []
     for cell in row.ok:
         scores = cell.scores.get(f"metrics.{metric}")
         if scores is not None:
             found = scores[cell.scores["step"] == step]
             values += [float(v) for v in found[:1] if np.isfinite(v)]
-    return values
+    return values if len(values) == len(row.ok) else []
 
 
 def _final(section: Section, main: str | None) -> Part:
@@ -154,7 +155,7 @@ def _final(section: Section, main: str | None) -> Part:
     befores: list[Value] = []
     for name in columns_shown(section, main):
         metric = section.metrics[name]
-        values = _marked(section, [row.values(name) for row in section.rows], metric)
+        values = _marked(section, [row.values(name) for row in section.rows], metric, name)
         heading = unit_label(name, metric).replace(" (", "\n(")
         part.append((Column(f"final {heading}" if name == main else heading), values))
         before = [c.before[name].value for c in section.cells if name in c.before]
@@ -238,19 +239,34 @@ def _with_first(section: Section, part: Part, first: list[Value] | None) -> Part
     return [(column, [value, *values]) for (column, values), value in zip(part, first, strict=True)]
 
 
-def _marked(section: Section, values: list[list[float]], metric: Score) -> list[Value]:
+def _marked(
+    section: Section, values: list[list[float]], metric: Score, name: str = ""
+) -> list[Value]:
     """The rows' values, best and second best marked; what prints alike is marked alike.
 
-    Who diverged has a mean of the seeds that did not, which is no rank.
+    A mean of some seeds, where others diverged or have no such number, is no rank.
+    name: of the final metric, where these are its values.
     """
-    ranked = _ranked(
-        [DASH if row.diverged else with_spread(v, metric)
-         for row, v in zip(section.rows, values, strict=True)],
-        metric.higher_is_better,
-    )  # fmt: skip
-    return [
-        Value(with_spread(v, metric), value.mark) for v, value in zip(values, ranked, strict=True)
-    ]
+    texts, ranked = [], []
+    for row, known in zip(section.rows, values, strict=True):
+        found = _to_target_given(row, name)
+        text = _steps(found) if found else with_spread(known, metric)
+        some = 0 < len(known) < len(row.ok)
+        ranked.append(DASH if row.diverged or some else text)
+        texts.append(f"{text} ({len(known)} of {len(row.ok)})" if some else text)
+    marks = [value.mark for value in _ranked(ranked, metric.higher_is_better)]
+    return [Value(text, mark) for text, mark in zip(texts, marks, strict=True)]
+
+
+def _to_target_given(row: Row, metric: str) -> list[Reached]:
+    """Steps to a target as a table of others gives them, bounds included; of other metrics nothing.
+
+    There a target that was not reached is a value of infinity.
+    """
+    if metric != "steps_to_target":
+        return []
+    wanted = Endpoint("to_target")
+    return [along.to_target(cell, wanted) for cell in row.ok if metric in cell.metrics]
 
 
 def _ranked(texts: Sequence[str], higher_is_better: bool) -> list[Value]:
@@ -273,7 +289,8 @@ def as_csv(sections: Sequence[Section], command: str) -> str:
     lines = []
     for section in sections:
         wanted = targets.endpoint(section)
-        lines += [_csv_line(section, row, wanted, command) for row in section.rows]
+        steps = {name: _steps_of_some_row(section, name) for name in section.metrics}
+        lines += [_csv_line(section, row, steps, wanted, command) for row in section.rows]
     keys = list(dict.fromkeys(key for line in lines for key in line))
     # What every line has comes first; the cell ids and the command last.
     tail = ["cells", "command"]
@@ -285,8 +302,17 @@ def as_csv(sections: Sequence[Section], command: str) -> str:
     return out.getvalue()
 
 
+def _steps_of_some_row(section: Section, metric: str) -> list[int]:
+    """Steps at which all seeds of some row were scored."""
+    return sorted({step for row in section.rows for step in _shared_steps(row, metric)})
+
+
 def _csv_line(
-    section: Section, row: Row, wanted: Endpoint | None, command: str
+    section: Section,
+    row: Row,
+    steps: Mapping[str, Sequence[int]],
+    wanted: Endpoint | None,
+    command: str,
 ) -> dict[str, object]:
     line: dict[str, object] = {
         "task": section.task,
@@ -295,6 +321,7 @@ def _csv_line(
         "split": section.split,
         "device": section.device,
         "precision": section.precision,
+        "setting": section.detail,
         "method": row.method,
         "variant": row.variant,
         "rank": "" if row.rank is None else row.rank,
@@ -304,17 +331,18 @@ def _csv_line(
         "trainable_parameters": "" if row.trainable is None else row.trainable,
     }
     for name in section.metrics:
-        line |= _csv_values(name, row.values(name))
+        if found := _to_target_given(row, name):
+            line |= _csv_reached(name, found)
+        else:
+            line |= _csv_values(name, row.values(name))
         before = [c.before[name].value for c in row.ok if name in c.before]
         if before:
             line |= _csv_values(f"{name}_before", before)
-        for step in section.scored_steps.get(name, []):
+        for step in steps[name]:
             line |= _csv_values(f"{name}_at_{step}", at_step(row, name, step))
     if wanted is not None:
-        found = targets.reached(row, wanted)
         name = f"steps_to_{wanted.loss}_{wanted.judged:g}"
-        line |= _csv_values(name, [r.value for r in found if r.value is not None])
-        line[f"{name}_not_reached"] = sum(r.censored for r in found)
+        line |= _csv_reached(name, targets.reached(row, wanted))
     dropped = [cell.forgetting for cell in row.ok if cell.forgetting is not None]
     if dropped:
         line |= _csv_values("forgetting", dropped)
@@ -331,6 +359,11 @@ def _csv_line(
     line["cells"] = " ".join(cell.cell for cell in row.cells)
     line["command"] = command
     return line
+
+
+def _csv_reached(name: str, found: Sequence[Reached]) -> dict[str, object]:
+    values = _csv_values(name, [r.value for r in found if r.value is not None])
+    return values | {f"{name}_not_reached": sum(r.censored for r in found)}
 
 
 def _csv_values(name: str, values: list[float]) -> dict[str, object]:

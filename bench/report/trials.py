@@ -45,6 +45,13 @@ def as_csv(found: Curves) -> str:
     return out.getvalue()
 
 
+def left_out(found: Curves) -> str:
+    """Says how many settings are drawn, where not all are; else it is empty."""
+    if len(found) <= PANELS:
+        return ""
+    return f"{PANELS} of {len(found)} settings are drawn; trials.csv has all of them"
+
+
 def figure(found: Curves) -> Figure | None:
     """A panel an endpoint and setting."""
     import matplotlib.pyplot as plt
@@ -76,4 +83,6 @@ def figure(found: Curves) -> Figure | None:
             axes.set_ylabel("\n".join(map(literal, textwrap.wrap(endpoint, WIDE))))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.legend(fontsize=8)
+        if said := left_out(found):
+            drawn.supxlabel(said, fontsize=9)
     return drawn

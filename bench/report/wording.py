@@ -10,7 +10,7 @@ from dataclasses import replace
 from bench.judge.claims import Claim
 from bench.judge.intervals import Effect, proportion
 from bench.judge.rows import count
-from bench.judge.verdicts import HOLDS, REVERSED, UNDECIDED, Judgement
+from bench.judge.verdicts import ALIKE, HOLDS, REVERSED, UNDECIDED, Judgement
 from bench.report.render import DASH
 
 RELATION = {
@@ -26,7 +26,12 @@ def amount(value: float, unit: str) -> str:
         return f"{100 * value:.1f} points"
     if unit == "ratio":
         return f"× {value:.3g}"
-    return f"{value:.3g} {unit}".strip()
+    return f"{_digits(value)} {unit}".strip()
+
+
+def _digits(value: float, sign: str = "") -> str:
+    """Three digits that count; of large numbers all, without an exponent."""
+    return f"{value:{sign},.0f}" if abs(value) >= 999.5 else f"{value:{sign}.3g}"
 
 
 def margin(claim: Claim, unit: str) -> str:
@@ -42,8 +47,8 @@ def size(judgement: Judgement, value: float) -> str:
     """An effect as it is told: a / b of a ratio, else how much better a is."""
     if judgement.claim.ratio:
         return f"{math.exp(_sign(judgement) * value):.3f}"
-    text = f"{100 * value:+.1f}" if judgement.unit == "fraction" else f"{value:+.3g}"
-    return text if float(text) else text[1:]
+    text = f"{100 * value:+.1f}" if judgement.unit == "fraction" else _digits(value, "+")
+    return text if text.strip("+-0.") else text[1:]
 
 
 def _sign(judgement: Judgement) -> int:
@@ -207,19 +212,26 @@ def _mora_or_lora(judgements: Sequence[Judgement]) -> str:
         )
     wins = sum(j.verdict == HOLDS for j in about)
     losses = sum(j.verdict == REVERSED for j in about)
-    rest = len(about) - wins - losses
+    alike = sum(j.verdict in ALIKE for j in about)
+    rest = len(about) - wins - losses - alike
     words = f"of {count(len(about), f'{kind} comparison')} of how well they learn{at}"
     if primary and waiting:
         words += f" ({waiting} more await their cells)"
     if wins and not losses:
-        answer = "MoRA beats LoRA" if not rest else "MoRA beats LoRA in some settings"
+        everywhere = wins == len(about)
+        answer = "MoRA beats LoRA" if everywhere else "MoRA beats LoRA in some settings"
     elif losses and not wins:
         answer = "MoRA does not beat LoRA"
     elif wins:
         answer = "MoRA beats LoRA in some settings and loses in others"
+    elif not rest:
+        answer = "MoRA does not beat LoRA by more than the margin"
     else:
         answer = "Nobody can say from this whether MoRA beats LoRA"
-    return f"{answer}: {words} it wins {wins}, loses {losses}, and {rest} tell neither."
+    told = f"it wins {wins}, loses {losses}" + f", is no better by the margin in {alike}" * bool(
+        alike
+    )
+    return f"{answer}: {words} {told}, and {rest} tell neither."
 
 
 def sentence(judgement: Judgement) -> str:

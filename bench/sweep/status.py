@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.errors import UserError
+from bench.errors import UserError, quiet
 from bench.sweep import leases
 
 STATES = ("done", "running", "stale", "failed", "diverged", "skipped", "broken")
@@ -160,6 +160,7 @@ def text(path: str | Path, cells: list[CellStatus], *, everything: bool = False)
     return "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
 
 
+@quiet
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 a file is no whole record; 2 there is nothing to report."""
     parser = argparse.ArgumentParser(

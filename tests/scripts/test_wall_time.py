@@ -42,6 +42,11 @@ def test_what_lies_between_cells_is_the_rest_and_a_night_is_not() -> None:
     assert [len(sweep) for sweep in sweeps([(0, 40), (40, 80), (1840, 1880)])] == [2, 1]
 
 
+def test_a_grid_that_was_through_within_a_second_is_refused_in_words() -> None:
+    with pytest.raises(SystemExit, match="2 cells began and ended within one second"):
+        shares([cell(7, 7, 0.4), cell(7, 7, 0.3)])
+
+
 def test_workers_are_the_most_at_once() -> None:
     assert at_once([(0, 10), (10, 20), (20, 30)]) == 1
     assert at_once([(0, 10), (5, 20), (10, 30)]) == 2

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import matplotlib.pyplot as plt
+import pytest
+
 from bench.judge.claims import Arm, Claim
 from bench.judge.endpoints import Endpoint
 from bench.judge.intervals import paired
-from bench.judge.verdicts import Judgement
-from bench.report import forest
+from bench.judge.verdicts import EQUIVALENT, HOLDS, REVERSED, SMALLER, UNDECIDED, Judgement
+from bench.report import Report, files, forest, trials, wording
 
 CLAIM = Claim("mine", "here", "A beats B.", ("*",), Endpoint("final"), Arm("mora"), Arm("lora"),
               "better", 0.0)  # fmt: skip
@@ -79,5 +82,51 @@ def test_ticks_are_told_apart() -> None:
 
 def test_what_is_left_out_is_said() -> None:
     many = [judged(0.1 + i / 1000) for i in range(forest.ROWS_DRAWN + 2)]
-    assert forest.left_out(many).startswith("40 of 42 comparisons are drawn")
+    said = "40 of 42 comparisons are drawn; claims.csv has all of them"  # the table has not
+    assert forest.left_out(many) == said
     assert forest.left_out(many[:-2]) == ""
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "answer"),
+    [
+        ([EQUIVALENT], "MoRA does not beat LoRA by more than the margin"),
+        ([SMALLER, EQUIVALENT], "MoRA does not beat LoRA by more than the margin"),
+        ([SMALLER, UNDECIDED], "Nobody can say from this whether MoRA beats LoRA"),
+        ([HOLDS, SMALLER], "MoRA beats LoRA in some settings"),
+        ([REVERSED, SMALLER], "MoRA does not beat LoRA"),
+        ([HOLDS], "MoRA beats LoRA"),
+    ],
+)
+def test_a_likeness_that_was_decided_is_an_answer(verdicts: list[str], answer: str) -> None:
+    """It is no comparison that tells nothing."""
+    said = wording.headlines([judged(0.0, verdict=verdict) for verdict in verdicts])[0]
+    assert said.startswith(f"{answer}: of ")
+    alike = sum(verdict in (SMALLER, EQUIVALENT) for verdict in verdicts)
+    assert (f"is no better by the margin in {alike}" in said) == bool(alike)
+    assert said.endswith(f"and {verdicts.count(UNDECIDED)} tell neither.")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(998.0, "+998"), (1010.0, "+1,010"), (-25_300.0, "-25,300"), (0.5, "+0.5")]
+)
+def test_large_effects_are_written_out(value: float, said: str) -> None:
+    """+998 [+981 to +1.01e+03] is no way to write an interval."""
+    assert wording.size(judged(0.0, unit="B"), value) == said
+    assert "e+" not in wording.amount(value, "B")
+
+
+def test_the_figure_of_trials_says_how_many_it_leaves_out() -> None:
+    found = {("accuracy", f"setting {i}"): {"LoRA r=8": [0.1, 0.2]} for i in range(20)}
+    assert trials.left_out(found) == "6 of 20 settings are drawn; trials.csv has all of them"
+    drawn = trials.figure(found)
+    assert drawn is not None and drawn.get_supxlabel() == trials.left_out(found)
+    few = dict([*found.items()][:6])
+    assert trials.left_out(few) == ""
+    judgements = [
+        judged(0.1, setting=setting, best_by="accuracy", best_of=(("LoRA r=8", (0.1, 0.2)),))
+        for _, setting in found
+    ]
+    report = Report("a command", [], judgements=judgements)
+    assert f"(trials.svg): {trials.left_out(found)}." in files._claims(report)["claims.md"]
+    plt.close("all")

@@ -148,6 +148,9 @@ def test_many_cells_are_not_all_shown(study: Path, monkeypatch) -> None:
     _, built = build(study, figures=False)
     assert "9 records; the first 4 are shown" in built.words
     assert sum(value.startswith("cell-") for value in built.ids) == 4
+    links = {value[1:] for name, value in built.attributes if name == "href" and value}
+    linked = {link for link in links if link.startswith("cell-")}
+    assert linked and linked <= set(built.ids)  # what is not shown is named, and no link
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bench import records, report
 from bench.judge.cells import collect
 from bench.judge.rows import Section, group
-from bench.report import figures, plots
+from bench.report import curves, figures, plots
 from bench.report.looks import looks
 
 
@@ -163,3 +163,59 @@ def test_a_line_of_fewer_seeds_says_so(tmp_path: Path, make) -> None:
     assert found is not None and found.broke_off and found.x[-1] == 60
     ((_, label),) = figures.named([row], looks([row]))
     assert label.endswith("(1 of 3 diverged)")
+
+
+@pytest.mark.parametrize(("higher", "edge"), [(True, 0.0), (False, 1.0)])
+def test_a_rate_at_which_all_diverged_lies_at_the_worse_edge(
+    tmp_path: Path, make, higher: bool, edge: float
+) -> None:
+    """Of the axes, wherever the data lie; of what is forgotten the worse edge is the upper one."""
+    part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 5, "unit": "fraction"}
+    for rate, final in ((1e-3, 0.5), (2e-3, 0.9), (4e-3, None)):
+        made = make(rate=rate, final=final)
+        made["forgetting"] = {"mean_drop": 0.1, "parts": {"topics": part}}
+        made["metrics"]["accuracy"]["higher_is_better"] = higher
+        if final is None:
+            made |= {"status": "diverged", "reason": "x", "metrics": {}, "forgetting": None}
+        records.write(made, tmp_path)
+    figure = plots.rate_figure(group(collect(tmp_path).cells)[0], "accuracy")
+    assert figure is not None
+    for axes, at in zip(figure.axes, (edge, 1.0), strict=True):
+        (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
+        assert [*cross.get_ydata()] == [at]
+        assert cross.get_transform() == axes.get_xaxis_transform()
+
+
+@pytest.mark.parametrize("draw", [plots.forgetting_figure, plots.cost_figure])
+def test_cells_that_are_not_drawn_are_counted(tmp_path: Path, make, draw) -> None:
+    """However the legend names the rows; here MoRA's eight rates share an entry."""
+    part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 5, "unit": "fraction"}
+    for i in range(8):
+        for seed in (1, 2):
+            made = make(rate=1e-3 * (i + 1), seed=seed)
+            made["forgetting"] = {"mean_drop": 0.1, "parts": {"topics": part}}
+            if i > 5 and seed == 2:
+                made |= {"status": ("failed", "diverged")[i - 6], "reason": "x", "metrics": {}}
+            records.write(made, tmp_path)
+    figure = draw(group(collect(tmp_path).cells)[0], "accuracy")
+    assert figure is not None
+    assert "2 cells diverged or failed: not drawn" in labels(figure)
+
+
+def test_a_title_says_what_sets_the_section_apart(tmp_path: Path, make) -> None:
+    """In lines that fit the figure, also where an arm has a panel of its own."""
+    for pairs in (32, 64):
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3):
+            for method in ("fft", "lora", "mora"):
+                made = make(method, rate=rate, pairs=pairs)
+                made["task"]["label"] = "Pairs of identifiers of thirty-two digits in a long prompt"
+                records.write(made, tmp_path)
+    for section in group(collect(tmp_path).cells):
+        for drawn in (curves.loss_figure(section, None), plots.cost_figure(section, "accuracy")):
+            assert drawn is not None
+            title = drawn.get_suptitle()
+            assert section.detail in " ".join(title.split())
+            drawn.canvas.draw()
+            assert drawn._suptitle is not None  # type: ignore[attr-defined]
+            box = drawn._suptitle.get_window_extent()  # type: ignore[attr-defined]
+            assert box.x0 >= 0 and box.x1 <= drawn.bbox.width

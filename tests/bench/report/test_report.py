@@ -151,6 +151,45 @@ def test_a_curve_is_the_mean_as_far_as_all_seeds_go(tmp_path: Path, make) -> Non
     assert (found.low[-1], found.mean[-1], found.high[-1]) == (0.5, 0.75, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("loss", "score_loss"), ("cost", "score_cost"), ("mmlu/acc", "mmlu_acc"),
+        ("rouge-l", "rouge_l"), ("../../escaped", "______escaped"), ("bits_one", "bits_one"),
+    ],
+)  # fmt: skip
+def test_a_metric_is_a_file_of_its_own_in_the_folder(
+    tmp_path: Path, make, name: str, file: str
+) -> None:
+    """Whatever it is called: no other figure is overwritten, and the links lead there."""
+    made = make()
+    made["metrics"] = {name: made["metrics"]["accuracy"]}
+    for point in made["curves"]["scores"]:
+        point["metrics"] = {name: point["metrics"]["accuracy"]}
+    records.write(made, tmp_path / "deep" / "records")
+    assert main([str(tmp_path / "deep" / "records"), "--out", str(tmp_path / "deep" / "out")]) == 0
+    drawn = sorted(path.name for path in (tmp_path / "deep" / "out").rglob("*.svg"))
+    assert drawn == sorted(["cost.svg", "loss.svg", f"{file}.svg"])
+    assert sorted(tmp_path.rglob("*.svg")) == sorted((tmp_path / "deep" / "out").glob("*.svg"))
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (tmp_path / "deep" / "out" / "table.md").read_text())
+    assert sorted(shown) == drawn
+
+
+@pytest.mark.parametrize("module", ["report", "status"])
+def test_a_reader_that_goes_is_no_error(study: Path, root: Path, module: str) -> None:
+    """`| head`: no traceback, and the files are there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"bench.{module}", study],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    assert (process.wait(), said) == (141, "")
+    if module == "report":
+        assert sorted(p.name for p in (study / "report").iterdir()) == FILES
+
+
 @pytest.mark.slow
 def test_ten_thousand_records(tmp_path: Path, make, root: Path) -> None:
     """Some 10 s of the first process on two slow cores, and under 1 GiB, figures included."""

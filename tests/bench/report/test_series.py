@@ -154,3 +154,44 @@ def test_series_of_two_models_have_files_of_their_own(tmp_path: Path, make, monk
     assert drawn == {"facts-first-facts-series.svg", "facts-second-facts-series.svg"}
     written = (tmp_path / "out" / "table.md").read_text()
     assert all(f"({name})" in written for name in drawn)
+
+
+def test_a_number_of_which_all_cells_failed_is_left_out(tmp_path: Path, make) -> None:
+    """Whether the smallest number, by which the metric is chosen, or another."""
+    saturating(make, tmp_path, (64, 128, 256))
+    for number in (32, 512):
+        failed = facts(make, 0.0, number, method="lora", seed=1)
+        records.write(failed | {"status": "failed", "reason": "x", "metrics": {}}, tmp_path)
+    (found,) = series.find(group(collect(tmp_path).cells))
+    assert [*found.sections] == [64, 128, 256]
+    assert table(tmp_path)["MoRA r=8"][1:4] == ["512", "1,024", "2,048"]
+
+
+def test_a_series_of_validation_seeds_says_so(tmp_path: Path, make) -> None:
+    for number in (32, 64, 128):
+        records.write(facts(make, 8.0 * number, number, seed=1), tmp_path)
+        records.write(facts(make, 8.0 * number, number, seed=9, split="validation"), tmp_path)
+    reported, validation = series.find(group(collect(tmp_path).cells))
+    assert reported.table.title == "Facts on SmolLM2-135M-Instruct, laptop scale, by facts"
+    assert validation.table.title.startswith(reported.table.title)
+    assert "they choose learning rates and are not results" in validation.table.title
+
+
+def test_series_that_differ_otherwise_are_titled_apart(tmp_path: Path, make) -> None:
+    """By what differs beside the number; of the number each has all."""
+    for precision in ("bf16", "fp32"):
+        for number in (32, 64, 128):
+            record = facts(make, 8.0 * number, number, seed=1, method="lora")
+            record["environment"] = record["environment"] | {"precision": precision}
+            record["cell"] = hashlib.sha256(f"{precision} {number}".encode()).hexdigest()[:16]
+            records.write(record, tmp_path)
+    found = series.find(group(collect(tmp_path).cells))
+    assert sorted(one.table.title for one in found) == [
+        f"Facts on SmolLM2-135M-Instruct, laptop scale, precision {precision}, by facts"
+        for precision in ("bf16", "fp32")
+    ]
+    drawn = [series.figure(one) for one in found]
+    titles = [figure.get_suptitle() for figure in drawn if figure is not None]
+    assert sorted("bf16" in title for title in titles) == [False, True]
+    assert not any("facts 1" in title for title in titles)
+    plt.close("all")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import statistics
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.judge.cells import Score, collect
 from bench.judge.claims import load as load_claims
 from bench.judge.rows import group
 from bench.records.words import format_rate
-from bench.report import curves, numbers, plots, render, tables
+from bench.report import curves, export, numbers, plots, render, tables
 from tests.bench.report.sheets import fields, sheets
 
 
@@ -424,3 +425,110 @@ def test_validation_seeds_name_the_best_rate(tmp_path: Path, make) -> None:
     (section,) = group(collect(tmp_path).cells)
     said = "best learning rate of LoRA r=8: 2e-3 at the end, 4e-3 by the mean over the scored steps"
     assert said in tables.build(section).notes
+
+
+def test_csv_says_what_sets_sections_apart(tmp_path: Path, make) -> None:
+    for pairs in (32, 64):
+        records.write(make(pairs=pairs), tmp_path)
+    text = tables.as_csv(group(collect(tmp_path).cells), "")
+    settings = [line["setting"] for line in csv.DictReader(io.StringIO(text))]
+    assert sorted(settings) == ["pairs 32", "pairs 64"]
+
+
+def test_a_mean_along_the_run_is_of_all_seeds_or_not_there(tmp_path: Path, make) -> None:
+    """Seeds that are scored where so much was learned share few steps."""
+    records.write(make(seed=1, scored=(10, 30, 60)), tmp_path)
+    records.write(make(seed=2, scored=(20, 30, 60)), tmp_path)
+    records.write(make("lora", seed=1, scored=(10, 30, 60)), tmp_path)
+    records.write(make("lora", seed=2, scored=(10, 30, 60)), tmp_path)
+    (sheet,) = sheets(tmp_path)
+    rows = fields(sheet)
+    assert [name for name in rows[0] if name.startswith("accuracy")] == ["accuracy (%) at step 30"]
+    lines = list(csv.DictReader(io.StringIO(tables.as_csv([sheet.section], ""))))
+    assert "accuracy_at_20_mean" not in lines[0]
+    assert lines[0]["method"] == "lora" and float(lines[0]["accuracy_at_10_mean"]) > 0
+    assert lines[1]["accuracy_at_10_mean"] == ""
+    for seed in (3, 4):  # a row in which it is empty, of three of which two have it
+        records.write(make("fft", seed=seed, scored=(10, 30, 60)), tmp_path)
+    rows = fields(sheets(tmp_path)[0])
+    assert [row["accuracy (%) at step 10"] == "–" for row in rows] == [False, False, True]
+
+
+def test_a_metric_that_some_seeds_lack_says_so_and_has_no_rank(tmp_path: Path, make) -> None:
+    for seed in (1, 2):
+        for method, final in (("lora", 0.5), ("mora", 0.9), ("dora", 0.4)):
+            made = make(method, seed=seed, final=final)
+            if (method, seed) == ("mora", 2):
+                del made["metrics"]["exact_match"]
+            records.write(made, tmp_path)
+    (sheet,) = sheets(tmp_path)
+    at = [column.title for column in sheet.table.columns].index("exact match\n(%)")
+    column = [(row[0].text, row[at].text, row[at].mark) for row in sheet.table.rows]
+    assert column == [
+        ("LoRA", "0.4 ± 0.0", "best"),
+        ("DoRA", "0.1 ± 0.0", "second"),
+        ("MoRA", "43.0 (1 of 2)", ""),
+    ]
+
+
+STEPS = """method,rank,learning_rate,seed,metric,value,steps
+lora,8,1e-3,1,steps_to_target,100,200
+lora,8,1e-3,2,steps_to_target,120,200
+lora,8,1e-3,3,steps_to_target,,200
+mora,8,1e-3,1,steps_to_target,90,200
+mora,8,1e-3,2,steps_to_target,110,200
+dora,8,1e-3,1,steps_to_target,,200
+"""
+
+
+def test_a_target_that_was_not_reached_is_a_bound(tmp_path: Path) -> None:
+    """In tables of others, too: the steps that did not reach it, and no rank."""
+    (tmp_path / "steps.csv").write_text(STEPS)
+    found = report.collect(tmp_path / "steps.csv")
+    (sheet,) = report.make(found).sheets
+    at = [column.title for column in sheet.table.columns].index("final steps to target")
+    column = {row[0].text: (row[at].text, row[at].mark) for row in sheet.table.rows}
+    assert column["LoRA"] == ("≥ 140 ± 53", "")
+    assert column["DoRA"] == ("> 200", "")
+    assert column["MoRA"] == ("100 ± 14", "")
+    text = tables.as_csv([sheet.section], "")
+    lines = {line["method"]: line for line in csv.DictReader(io.StringIO(text))}
+    assert lines["lora"]["steps_to_target_mean"] == "140.0"
+    assert lines["lora"]["steps_to_target_not_reached"] == "1"
+    assert "inf" not in text
+
+
+def test_what_was_exported_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / "steps.csv").write_text(STEPS)
+    found = report.collect(tmp_path / "steps.csv")
+    written = export.write(found, tmp_path / "out")
+    assert not any(re.search(r"\b(inf|Infinity|NaN)\b", file.read_text()) for file in written)
+    again = report.collect(tmp_path / "out" / "cells.csv")
+    first, second = (
+        {(cell.method, cell.seed): cell.metrics["steps_to_target"].value for cell in of.cells}
+        for of in (found, again)
+    )
+    assert first == second and [*first.values()].count(math.inf) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "shown"),
+    [
+        ([0.512, 0.534], "fraction", "52.3 ± 1.6"),
+        ([0.00012, 0.00018], "fraction", "0.0 ± 0.0"),
+        ([1.2345, 1.2445], "bits per byte", "1.240 ± 0.007"),
+        ([31.5, 32.5], "perplexity", "32.00 ± 0.71"),
+        ([0.0001, 0.0002], "", "0.000150 ± 0.000071"),
+        ([0.0003], "", "0.000300"),
+        ([0.512, 0.534], "", "0.523 ± 0.016"),
+        ([-7203.7, -7440.6], "bits", "-7322 ± 168"),
+        ([7322.1, 7322.1], "bits", "7322 ± 0"),
+        ([12.5, 13.0], "bits", "12.750 ± 0.354"),
+        ([0.0, 0.0], "", "0.000 ± 0.000"),
+    ],
+)
+def test_numbers_can_be_read_whatever_their_size(
+    values: list[float], unit: str, shown: str
+) -> None:
+    """Those of usual size as ever."""
+    assert numbers.with_spread(values, Score(0.0, 1, True, unit, None)) == shown
