@@ -52,6 +52,15 @@ def to_target(cell: Result, endpoint: Endpoint, judged: float | None = None) -> 
     return Reached(last(cell, endpoint), censored=True)
 
 
+def grain(cell: Result, endpoint: Endpoint, value: float) -> float:
+    """How far the logged point nearest to the value lies behind the one before it."""
+    counts = cell.train.get(_COUNT[endpoint.counted], np.empty(0))
+    if not len(counts):
+        return 0.0  # a table of others' numbers
+    place = int(np.abs(counts - value).argmin())
+    return float(counts[place] - (counts[place - 1] if place else 0))
+
+
 def last(cell: Result, endpoint: Endpoint) -> float | None:
     """The end of the run; of one that broke off, the steps that were planned, where known."""
     counts = cell.train.get(_COUNT[endpoint.counted], np.empty(0))

@@ -26,6 +26,7 @@ from bench.judge.intervals import (
     sign_flip,
     with_choice,
     with_examples,
+    with_grain,
 )
 from bench.judge.measures import Measuring, Pair
 from bench.judge.rates import AS_RUN, Candidate, Choice, Goodness, choose
@@ -321,6 +322,7 @@ class Comparison:
             plain = own.error
             own = with_choice(own, self.leaving_out([pair.seed for pair in found]))
             self.widening = own.error / plain if plain > 0 else 1.0
+        own = with_grain(own, self.measuring.grain(found))
         examples = self.measuring.examples(found)
         return own if examples is None else with_examples(own, examples[0], shared=examples[1])
 

@@ -182,6 +182,17 @@ def with_choice(own: Effect, without: Sequence[float]) -> Effect:
     )  # fmt: skip
 
 
+def with_grain(own: Effect, error: float) -> Effect:
+    """At least the standard error that reading a number off coarse points leaves.
+
+    Seeds that agree to the point are no certainty: what lies between two points is not known.
+    """
+    if own.error >= error:
+        return own
+    how = f"{own.how}; no finer than the points that are logged"
+    return Effect(own.effect, error, own.freedom, own.n, own.level, own.values, how)
+
+
 def with_examples(own: Effect, examples: Sequence[Array], *, shared: bool) -> Effect:
     """The chance of the examples added: an array of differences by example, a seed each.
 

@@ -227,6 +227,21 @@ class Measuring:
         """Positive where a is better."""
         return (pair.a - pair.b) * self.sign
 
+    def grain(self, pairs: Sequence[Pair]) -> float:
+        """The standard error of the mean difference that is owed to where losses are logged.
+
+        A target is reached anywhere between two logged points, evenly for want of better.
+        """
+        if self.claim.endpoint.kind != "to_target":
+            return 0.0
+        variance = 0.0
+        for pair in pairs:
+            for cell, value in zip(pair.cells, (pair.a, pair.b), strict=False):
+                count = math.exp(value) if self.claim.ratio else value
+                gap = along.grain(cell, self.claim.endpoint, count)
+                variance += (gap / count if self.claim.ratio else gap) ** 2 / 12
+        return math.sqrt(variance) / len(pairs)
+
     def of_arms(self, a: Candidate, b: Candidate) -> list[Pair]:
         """Endpoints that take an arm's rates together: one pair a seed."""
         if self.claim.endpoint.kind == "good_range":

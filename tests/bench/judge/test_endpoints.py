@@ -68,6 +68,23 @@ def test_steps_to_a_target(tmp_path: Path, make: Make) -> None:
     assert other is not None and other.effect == pytest.approx(found.effect.effect)
 
 
+@pytest.mark.parametrize("every", [1, 10])
+def test_seeds_that_agree_to_the_logged_step_are_no_certainty(
+    tmp_path: Path, make: Make, every: int
+) -> None:
+    """A target is reached anywhere between two points: a twelfth of the gap squared each."""
+    for method, steps in (("mora", 40), ("lora", 50)):
+        for seed in (1, 2, 3):
+            points = [p for p in falling(steps) if p["step"] % every == 0]
+            curves = {"train": points, "scores": []}
+            records.write(make(method, seed=seed, steps=100, curves=curves), tmp_path)
+    found = only(tmp_path, claim(STEPS, margin=math.log(1.05)))
+    assert found.effect is not None and len({*found.effect.values}) == 1
+    gaps = [every / math.exp(side) for side in (found.pairs[0].a, found.pairs[0].b)]
+    assert found.effect.error == pytest.approx(math.sqrt(sum(g**2 for g in gaps) / 12 / 3))
+    assert found.verdict == ("holds" if every == 1 else "undecided")
+
+
 def test_who_never_gets_there_counts_as_slower(tmp_path: Path, make: Make) -> None:
     run(tmp_path, make, "mora", [40, 42, 44, 41])
     run(tmp_path, make, "lora", [80, 85, 200, 82])  # the third is cut off at step 100
