@@ -23,7 +23,7 @@ from torch import Tensor
 from tasks.base import Metric, Scorer, Shared, Task
 from tasks.checks import limit, whole
 from tasks.errors import TaskError
-from tasks.generation import device_of, evaluating, keeps_logits
+from tasks.generation import device_of, evaluating, last_logits
 from tasks.likelihood import LOGITS_AT_ONCE
 from tasks.temperature import fitted_inverse, tempered_losses
 from tasks.tokens import IGNORED, bos
@@ -144,7 +144,7 @@ def value_logits(model: Any, rows: Tensor, batch_size: int) -> Iterator[tuple[Te
     LOGITS_AT_ONCE tokens.
     """
     device = device_of(model)
-    extra = {"logits_to_keep": 1} if keeps_logits(model) else {}
+    extra = last_logits(model, 1)
     size = max(batch_size, LOGITS_AT_ONCE // rows.shape[1])
     for part in rows.split(size):
         ids = part.to(device)

@@ -71,6 +71,17 @@ def keeps_logits(model: Any) -> bool:
     return supported is not None and bool(supported())
 
 
+def last_logits(model: Any, count: int) -> dict[str, Tensor]:
+    """What to call the model with for the head over the last ``count`` positions only, if it can.
+
+    The positions, not their number: of a slice the rows don't lie side by side, and on a CPU torch
+    then copies the head's weight for each (of 64 texts in bf16: 3.6 GB, and 8 s instead of 0.04).
+    """
+    if not keeps_logits(model):
+        return {}
+    return {"logits_to_keep": torch.arange(-count, 0, device=device_of(model))}
+
+
 def _continue(
     model: Any, prompts: list[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int]
 ) -> Tensor:
@@ -84,7 +95,7 @@ def _continue(
     ids, mask = ids.to(device), mask.to(device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     stops = torch.tensor(list(stop_ids), device=device, dtype=ids.dtype)
-    extra = {"logits_to_keep": 1} if keeps_logits(model) else {}
+    extra = last_logits(model, 1)
 
     new: list[Tensor] = []
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)

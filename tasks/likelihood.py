@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from tasks.errors import TaskError
-from tasks.generation import device_of, evaluating, keeps_logits
+from tasks.generation import device_of, evaluating, keeps_logits, last_logits
 from tasks.metrics import Metric, Scorer, When
 from tasks.packing import concatenate
 from tasks.tokens import bos, encode_all, split_encode
@@ -58,13 +58,12 @@ def _batch_losses(
     mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding])
     targets = torch.tensor([[0] * (scored - len(c)) + list(c) for _, c in pairs])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    extra = {"logits_to_keep": scored} if keeps_logits(model) else {}
     logits = model(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         position_ids=positions.to(device),
         use_cache=False,
-        **extra,
+        **last_logits(model, scored),
     ).logits[:, -scored:]  # (batch, scored, vocabulary)
     losses = torch.nn.functional.cross_entropy(
         logits.float().transpose(1, 2), targets.to(device), reduction="none"

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tasks import TaskError
+from tasks.facts import value_logits
 from tasks.generation import evaluating, greedy
+from tasks.likelihood import continuation_losses
 
 PROMPTS = [[10, 20, 30], [40], [7, 8, 9, 10, 11, 12, 13], [99, 98], [10, 20, 31]]
 
@@ -33,6 +35,18 @@ def test_equals_generate_of_transformers(tiny: Any) -> None:
         torch.tensor([PROMPTS[2]]), max_new_tokens=9, do_sample=False, eos_token_id=None
     )
     assert greedy(tiny, [PROMPTS[2]], 9, batch_size=1) == [out[0, len(PROMPTS[2]) :].tolist()]
+
+
+def test_the_heads_input_lies_in_one_piece(tiny: Any) -> None:
+    """Of a slice torch's CPU product would copy the head's weight for each text."""
+    seen: list[bool] = []
+    head = tiny.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    with hook:
+        greedy(tiny, PROMPTS, 2, batch_size=5)
+        continuation_losses(tiny, [(p, [1, 2]) for p in PROMPTS], 5)
+        list(value_logits(tiny, torch.tensor([[1, 2, 3], [4, 5, 6]]), 2))
+    assert len(seen) == 4 and all(seen)
 
 
 def test_ends_before_a_stop_token(tiny: Any) -> None:
