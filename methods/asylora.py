@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.base import check_flag
 from methods.layer import Delta
 from methods.lora import LoRA, LowRank
 
@@ -23,7 +24,8 @@ class AsyLoRA(LoRA):
 
     def __init__(self, *, freeze_a: bool = False, **shared: Any):
         super().__init__(**shared)
-        self.freeze_a = bool(freeze_a)
+        check_flag("freeze_a", freeze_a)
+        self.freeze_a = freeze_a
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"freeze_a": self.freeze_a}

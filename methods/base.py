@@ -32,8 +32,8 @@ from methods.files import (
     write_together,
 )
 from methods.layer import AdapterLinear, Compute
-from methods.quantised import forget_quantiser
-from methods.targets import matching_parameters, refuse_hooked, refuse_uncalled, target_layers
+from methods.quantised import QuantisedLinear, dtype_beside, forget_quantiser
+from methods.targets import adaptable_layers, matching_parameters, refuse_hooked
 
 # How the weights that delta W counts from are kept where the base itself trains: a copy on the CPU;
 # the very tensors, for whoever puts others in their place before training; or not at all.
@@ -252,9 +252,8 @@ class AdapterMethod(Method):
     def attach(self, model: nn.Module) -> None:
         model = unwrapped(model)
         quantised = self.over_quantised and self.compute in ("auto", "plain")
-        layers = target_layers(model, self.target_modules, quantised=quantised)
+        layers = adaptable_layers(model, self.target_modules, quantised=quantised)
         for name, linear in layers.items():
-            refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
             refuse_hooked(name, linear)
             try:
                 self.check_shape(linear.in_features, linear.out_features)
@@ -277,8 +276,11 @@ class AdapterMethod(Method):
 
     def merge(self, model: nn.Module) -> nn.Module:
         plain, held = unwrapped(model), set()
+        beside = dtype_beside(plain, plain.__dict__.get(NARROW, {}))
         for name, layer in list(adapted_layers(plain)):
             merged = layer.merged()
+            if isinstance(layer, QuantisedLinear):  # it comes in the dtype of its library
+                merged.to(beside)
             plain.set_submodule(name, merged)
             held.add(merged.weight.dtype)
         for name, dtype in plain.__dict__.pop(NARROW, {}).items():
@@ -354,6 +356,12 @@ def check_number(name: str, value: Any) -> None:
             f"{name}={value!r} must be a number, not a {type(value).__name__} (YAML takes 1e-3 for "
             f"text: write 1.0e-3)."
         )
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises MethodError for a switch that is no truth value, such as the text 'false'."""
+    if not isinstance(value, bool):
+        raise MethodError(f"{name}={value!r} must be true or false, not a {type(value).__name__}.")
 
 
 def check_rank(rank: int, d_in: int, d_out: int) -> None:

@@ -57,11 +57,12 @@ class FFT(Method):
 
     def attach(self, model: nn.Module) -> None:
         """Warns where a weight is held below fp32, unless whoever says keep_start widens it."""
+        model = unwrapped(model)
         layers = target_layers(model, self.target_modules)
         if self._keeps == "copy":
             _warn_of_narrow(model)
         model.requires_grad_(True)
-        self._model = weakref.ref(unwrapped(model))
+        self._model = weakref.ref(model)
         self._start = {  # kept off the accelerator; a model on the meta device has nothing to keep
             n: m.weight.detach().to("cpu", copy=self._keeps == "copy")
             for n, m in layers.items()
@@ -87,22 +88,34 @@ class FFT(Method):
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in unwrapped(model).named_parameters()}
+        return {name: tensor.detach() for name, tensor in _saved(model).items()}
 
     def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
-        parameters = dict(unwrapped(model).named_parameters())
-        refuse_leftovers(name for name in state if name not in parameters)
-        for name, parameter in parameters.items():
-            check_fit(parameter, state.get(name), name)
+        """A state without buffers, as they all were at first, leaves the model's as they are."""
+        tensors = _saved(model)
+        refuse_leftovers(name for name in state if name not in tensors)
+        for name, tensor in list(tensors.items()):
+            if name not in state and not isinstance(tensor, nn.Parameter):
+                del tensors[name]
+            else:
+                check_fit(tensor, state.get(name), name)
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state[name])
+            for name, tensor in tensors.items():
+                tensor.copy_(state[name])
 
     def trainable_parameters(self, d_in: int, d_out: int) -> int:
         return d_in * d_out
 
     def max_rank(self, d_in: int, d_out: int) -> int:
         return min(d_in, d_out)
+
+
+def _saved(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters, and the buffers that the model saves, such as running statistics."""
+    model = unwrapped(model)
+    saved = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    return dict(model.named_parameters()) | buffers
 
 
 def _warn_of_narrow(model: nn.Module) -> None:

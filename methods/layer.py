@@ -266,7 +266,8 @@ class AdapterLinear(nn.Module):
         """Whether the formed weight is kept until a change; never changes a number."""
         if self.compute == "fused" and not self._evaluates():
             return False
-        if torch.compiler.is_compiling() or _capturing() or "_is_replica" in self.__dict__:
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing() or _capturing()
+        if recorded or "_is_replica" in self.__dict__:
             return False  # a graph forms its own; a replica of nn.DataParallel is gone after use
         if any(tensor.is_inference() for tensor in (self.base.weight, *self.tensors)):
             return False  # made in inference mode: they do not count their changes

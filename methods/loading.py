@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from torch import nn
 
-from methods.base import Method
+from methods.base import Method, unwrapped
 from methods.errors import MethodError
 from methods.files import METHOD_FILE, check_weights, read_settings
 
@@ -33,11 +35,20 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Method:
     """
     method = read_method(folder)
     check_weights(folder)
-    modules = dict(model.named_modules())
-    parameters = [(p, p.data, p.requires_grad) for p in model.parameters()]
-    method.attach(model)
-    try:
+    with unchanged_on_error(model):
+        method.attach(model)
         method.load(model, folder)
+    return method
+
+
+@contextmanager
+def unchanged_on_error(model: nn.Module) -> Iterator[None]:
+    """Where the block raises, ``model`` gets its modules, parameters and attributes back."""
+    model = unwrapped(model)
+    attributes, modules = set(vars(model)), dict(model.named_modules())
+    parameters = [(p, p.data, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
     except Exception:
         for name, module in modules.items():
             if name and model.get_submodule(name) is not module:
@@ -45,8 +56,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Method:
         for parameter, data, trains in parameters:
             parameter.data = data  # what trains beside adapters was widened
             parameter.requires_grad_(trains)
+        for attribute in set(vars(model)) - attributes:
+            delattr(model, attribute)
         raise
-    return method
 
 
 def read_method(folder: str | Path) -> Method:

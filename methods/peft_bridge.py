@@ -29,8 +29,9 @@ from methods.files import (
     refuse_difference,
     refuse_leftovers,
 )
+from methods.loading import unchanged_on_error
 from methods.peft_format import PREFIX
-from methods.targets import refuse_uncalled, target_layers
+from methods.targets import adaptable_layers
 
 ATTACHED = "_peft_attached"  # under this name a model keeps what it needs to save and to merge
 # Fields of a PeftConfig that say where it was made and not what it does.
@@ -107,9 +108,8 @@ class Peft(Method):
     def attach(self, model: nn.Module) -> None:
         import peft
 
-        layers = target_layers(model, self.target_modules)
-        for name in layers:
-            refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
+        model = unwrapped(model)
+        layers = adaptable_layers(model, self.target_modules)
         config = copy.deepcopy(self.config)
         config.target_modules = set(layers)
         before = {
@@ -118,7 +118,8 @@ class Peft(Method):
             if not m.weight.is_meta
         }
         try:
-            wrapper = peft.get_peft_model(model, config)
+            with unchanged_on_error(model):
+                wrapper = peft.get_peft_model(model, config)
         except (ValueError, TypeError, AttributeError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not before:
                 return  # a model on the meta device, and a start that needs the weights themselves
@@ -138,20 +139,18 @@ class Peft(Method):
             base = layer.get_base_layer().weight
             alone = copy.deepcopy(layer).to(torch.promote_types(base.dtype, torch.float32))
             with torch.no_grad():
-                self._merge(alone)
+                self._merge(alone.merge)
                 merged = alone.get_base_layer().weight
                 deltas[name] = merged - _attached(model).moved.get(name, base).to(merged)
         return deltas
 
     def merge(self, model: nn.Module) -> nn.Module:
-        if not hasattr(model, ATTACHED):
-            return model
-        for name, layer in list(tuner_layers(model)):
+        """What trains beside the tuner, such as modules_to_save, takes its place as well."""
+        plain = unwrapped(model)
+        if hasattr(plain, ATTACHED):
             with torch.no_grad():
-                self._merge(layer)
-            model.set_submodule(name, layer.get_base_layer())
-        for attribute in (ATTACHED, "peft_config"):
-            delattr(model, attribute)
+                self._merge(_attached(plain).wrapper.merge_and_unload)
+            delattr(plain, ATTACHED)
         return model
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
@@ -233,9 +232,9 @@ class Peft(Method):
             method.attach(model)
         return model
 
-    def _merge(self, layer: Any) -> None:
+    def _merge(self, merge: Callable[..., Any]) -> None:
         try:
-            layer.merge(safe_merge=True)
+            merge(safe_merge=True)
         except (ValueError, NotImplementedError, AttributeError, RuntimeError) as error:
             raise MethodError(f"peft cannot merge {self.label}: {error}") from error
 
@@ -247,11 +246,15 @@ class _Attached:
 
 
 def tuner_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of each layer that a tuner of peft has replaced."""
+    """(name, layer) of each linear layer that a tuner of peft has replaced."""
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
+    beside: tuple[str, ...] = ()  # what trains beside them, such as the rows of chosen tokens
     for name, module in unwrapped(model).named_modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            beside += (f"{name}.",)
+        if isinstance(module, BaseTunerLayer) and not name.startswith(beside):
             yield name, module
 
 

@@ -10,6 +10,7 @@ is, its class tells.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +35,10 @@ class QuantisedLinear(AdapterLinear):
         return y + added.to(y.dtype)
 
     def effective_weight(self) -> Tensor:
-        """The dequantised W + delta W (d_out, d_in), in the dtype that dequantising gives."""
+        """The dequantised W + delta W (d_out, d_in), in the dtype that dequantising gives.
+
+        Of bitsandbytes, 8 bit, that is fp32 in any model.
+        """
         with torch.no_grad():
             weight = dequantised(self.base)
             return (wide(weight) + self.delta_weight()).to(weight.dtype)
@@ -62,6 +66,19 @@ class QuantisedLinear(AdapterLinear):
         if self.bias is not None:
             plain.bias.copy_(self.bias)
         return plain.train(self.training)
+
+
+def dtype_beside(model: nn.Module, narrow: Mapping[str, torch.dtype]) -> torch.dtype | None:
+    """What an adapted model is held in, as its first floating parameter outside adapters says.
+
+    narrow: {name: dtype before} of those that are wider at present; they say it where no others do.
+    """
+    inside = tuple(f"{n}." for n, m in model.named_modules() if isinstance(m, AdapterLinear))
+    for name, parameter in model.named_parameters():
+        counts = name not in narrow and not name.startswith(inside)
+        if counts and parameter.is_floating_point():
+            return parameter.dtype
+    return next(iter(narrow.values()), None)
 
 
 def layer_class(linear: nn.Linear) -> type[AdapterLinear]:
@@ -101,7 +118,7 @@ def is_quantised(name: str, module: nn.Module, *, allowed: bool) -> bool:
             f"move the model to its device first."
         )
     weight = getattr(module, "weight", None)
-    unknown = not isinstance(weight, Tensor) or not weight.is_floating_point()
+    unknown = not isinstance(weight, Tensor) or is_rounded(weight)
     if kind(module) is None and not unknown and not _of_torchao(weight):
         return False
     raise MethodError(
@@ -110,6 +127,11 @@ def is_quantised(name: str, module: nn.Module, *, allowed: bool) -> bool:
         f"compute=auto or plain, go over layers of bitsandbytes (4 and 8 bit) and of torchao (int8 "
         f"weights alone)."
     )
+
+
+def is_rounded(weight: Tensor) -> bool:
+    """Whether a weight is held in integers or in floats of 8 bit, which torch does not add."""
+    return not weight.is_floating_point() or weight.dtype.itemsize < 2
 
 
 def dequantised(module: Any) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from methods.base import AdapterMethod, adapted_layers, check_number
+from methods.base import AdapterMethod, adapted_layers, check_flag, check_number
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
 from methods.targets import target_layers
@@ -44,10 +44,12 @@ class Restarting(AdapterMethod):
         **shared: Any,
     ):
         super().__init__(**shared)
-        given = {"restart_every": restart_every, "restart_warmup": restart_warmup}
-        for name, value in (given | {"prune_ratio": prune_ratio}).items():
-            check_number(name, value)
-        if isinstance(restart_every, bool) or restart_every < 1:
+        for name, value in (("restart_every", restart_every), ("restart_warmup", restart_warmup)):
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise MethodError(f"{name}={value!r} must be a whole number of steps.")
+        check_flag("restart_at_end", restart_at_end)
+        check_number("prune_ratio", prune_ratio)
+        if restart_every < 1:
             raise MethodError(f"restart_every={restart_every!r} must be at least 1 step.")
         if not 0 <= restart_warmup < restart_every:
             raise MethodError(
@@ -60,8 +62,8 @@ class Restarting(AdapterMethod):
             )
         if not 0 < prune_ratio < 1:
             raise MethodError(f"prune_ratio={prune_ratio} must be above 0 and below 1.")
-        self.restart_every, self.restart_warmup = int(restart_every), int(restart_warmup)
-        self.restart_at_end = bool(restart_at_end)
+        self.restart_every, self.restart_warmup = restart_every, restart_warmup
+        self.restart_at_end = restart_at_end
         self.reset_optimizer: ResetOptimizer = reset_optimizer
         self.prune_ratio = float(prune_ratio)
 

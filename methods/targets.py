@@ -9,13 +9,26 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from methods.errors import MethodError
 from methods.layer import AdapterLinear
-from methods.quantised import is_quantised, kind
+from methods.quantised import is_quantised, is_rounded, kind
 
 # The state-space layers of transformers that give no weight but dt_proj's to a kernel.
 MAMBA_CALLS = ("JambaMambaMixer", "ZambaMambaMixer")
+# Other classes of transformers that take the weights of these layers without calling them.
+TAKEN = {
+    "WavLMAttention": ("q_proj", "k_proj", "v_proj", "out_proj"),
+    "DetrMHAttentionMap": ("k_proj",),
+    "ConditionalDetrMHAttentionMap": ("k_proj",),
+    "MaskFormerDetrMHAttentionMap": ("k_proj",),
+    "DabDetrMHAttentionMap": ("k_linear",),
+    "MobileBertLMPredictionHead": ("dense",),
+    "LongcatFlashTopkRouter": ("classifier",),
+}
+# Subclasses of nn.Linear whose own forward is x W^T + b nevertheless.
+LINEAR_BY_ANOTHER_WAY = ("FalconLinear",)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -30,9 +43,11 @@ def target_layers(
 
     quantised: those of methods/quantised.py among them.
 
-    Raises MethodError for a pattern that matches nothing, and for a layer that is quantised,
-    offloaded, tied to the embedding or another layer, adapted already or of another kind.
+    Raises MethodError for a pattern that matches nothing, for a layer that is quantised,
+    offloaded, tied to the embedding or another layer or of another kind, and for a model that is
+    adapted already.
     """
+    _refuse_adapted(model)
     modules = {name: module for name, module in model.named_modules() if name}
     embeddings = {id(m.weight) for m in modules.values() if isinstance(m, nn.Embedding)}
     names = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -51,6 +66,23 @@ def target_layers(
     return {name: found[name] for name in modules if name in found}
 
 
+def adaptable_layers(
+    model: nn.Module, patterns: Sequence[str], *, quantised: bool = False
+) -> dict[str, nn.Linear]:
+    """``target_layers``, each of which can be W x + b of an adapted layer.
+
+    Raises MethodError also for a layer that the model does not call, that computes something else
+    from its weight, or whose weight is computed.
+    """
+    layers = target_layers(model, patterns, quantised=quantised)
+    for name, layer in layers.items():
+        refuse_uncalled(name, model.get_submodule(name.rpartition(".")[0]))
+        if kind(layer) is None:
+            _refuse_own_forward(name, layer)
+            _refuse_parametrised(name, layer)
+    return layers
+
+
 def refuse_uncalled(name: str, parent: nn.Module) -> None:
     """Raise MethodError where ``parent`` uses the weight of its layer ``name`` without calling it.
 
@@ -59,6 +91,7 @@ def refuse_uncalled(name: str, parent: nn.Module) -> None:
     child, forward = name.rpartition(".")[2], type(parent).forward
     remedy = "Leave it out of target_modules."
     taken = forward is nn.MultiheadAttention.forward
+    taken |= child in TAKEN.get(type(parent).__name__, ())
     if forward is nn.TransformerEncoderLayer.forward and torch.backends.mha.get_fastpath_enabled():
         taken = True
         remedy = (
@@ -93,7 +126,8 @@ def matching_parameters(
 ) -> dict[str, nn.Parameter]:
     """Parameters outside the layers ``adapted`` that the patterns name.
 
-    A tied parameter is found by each of its names and listed once, by its first.
+    A tied parameter is found by each of its names and listed once, by its first. Raises MethodError
+    for a pattern that matches nothing, and for a parameter of a quantised layer.
     """
     inside = tuple(f"{name}." for name in adapted)
     candidates = {
@@ -112,7 +146,49 @@ def matching_parameters(
                 f"Name a module or parameter, such as embed_tokens, lm_head or '*norm'."
             )
         found |= hits
-    return {n: p for n, p in model.named_parameters() if id(p) in found}
+    named = {n: p for n, p in model.named_parameters() if id(p) in found}
+    for name, parameter in named.items():
+        layer = name.rpartition(".")[0]
+        if is_rounded(parameter) or kind(model.get_submodule(layer)) is not None:
+            raise MethodError(
+                f"also_train: {name} is of the quantised layer {layer}, whose weight cannot train: "
+                f"leave the layer out of also_train, or load the model unquantised."
+            )
+    return named
+
+
+def _refuse_adapted(model: nn.Module) -> None:
+    """By us or by a tuner of peft: a second method would freeze what the first one trains."""
+    for name, module in model.named_modules():
+        by_peft = any(base.__name__ == "BaseTunerLayer" for base in type(module).__mro__)
+        if by_peft or isinstance(module, AdapterLinear):
+            raise MethodError(
+                f"layer {name} is adapted already: attach a method to a plain model. Merge the "
+                f"first one, or make the model anew."
+            )
+
+
+def _refuse_own_forward(name: str, layer: nn.Linear) -> None:
+    """An adapted layer computes x (W + delta W)^T + b, whatever the forward in its place did."""
+    own = type(layer).forward is not nn.Linear.forward
+    own &= type(layer).__name__ not in LINEAR_BY_ANOTHER_WAY
+    # accelerate puts a forward around the layer's, which only moves tensors between devices.
+    if own or ("forward" in vars(layer) and not hasattr(layer, "_hf_hook")):
+        raise MethodError(
+            f"layer {name}: this {type(layer).__name__} has a forward of its own, which an adapter "
+            f"would replace by x W^T + b. Leave it out of target_modules."
+        )
+
+
+def _refuse_parametrised(name: str, layer: nn.Linear) -> None:
+    """Its weight is made anew at each access, so that what a merge adds to it would be lost."""
+    if parametrize.is_parametrized(layer, "weight"):
+        raise MethodError(
+            f"layer {name}: its weight is computed by a parametrisation (such as weight_norm), so "
+            f"that delta W cannot be merged into it. Call "
+            f"torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') first, or leave "
+            f"it out of target_modules."
+        )
 
 
 def _checked(
@@ -122,8 +198,6 @@ def _checked(
     tied: Container[int],
     quantised: bool,
 ) -> nn.Linear:
-    if isinstance(module, AdapterLinear):
-        raise MethodError(f"layer {name} is adapted already: attach a method to a plain model.")
     if not isinstance(module, nn.Linear) and not hasattr(module, "in_features"):
         raise MethodError(
             f"layer {name} is a {type(module).__name__}, not a linear layer: name linear layers in "

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from methods import operators
-from methods.base import check_rank
+from methods.base import check_number, check_rank
 from methods.errors import MethodError
 from methods.groups import Layout
 from methods.operators import Compat, Operator, OperatorName
@@ -97,6 +97,7 @@ class MoraConfig(PeftConfig):
             )
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise MethodError(f"r={self.r!r} must be a whole number of at least 1.")
+        check_number("mora_dropout", self.mora_dropout)
         if not 0 <= self.mora_dropout < 1:
             raise MethodError(f"mora_dropout={self.mora_dropout} must be at least 0 and below 1.")
         operators.check_names(self.operator, self.input_groups, self.output_groups, self.compat)

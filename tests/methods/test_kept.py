@@ -256,6 +256,19 @@ def test_replicas_and_captured_graphs_keep_nothing(monkeypatch) -> None:
     assert not captured.kept_bytes
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("compute", ["auto", "cached"])
+def test_a_traced_graph_forms_its_own(compute) -> None:
+    layer = layer_of(compute)
+    layer(X)  # the tables of cos and sin are made once a process: not while tracing
+    layer.eval()
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, (X,))  # traces twice, and compares
+        torch.testing.assert_close(traced(X), layer(X))
+        traced.M.mul_(2)
+        torch.testing.assert_close(traced(X), layer(X))
+
+
 def test_a_kept_weight_is_no_part_of_the_layer(tmp_path: Path) -> None:
     """Neither of its state, nor of copies and pickles; and it does not outlive a conversion."""
     layer = layer_of("cached")

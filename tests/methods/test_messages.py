@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 import warnings
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from methods import MethodError, load_adapter
+from methods.asylora import AsyLoRA
 from methods.contract import llama
 from methods.fft import FFT
 from methods.lora import LoRA
 from methods.lora_plus import LoRAPlus
 from methods.mora import MoRA
+from methods.peft_bridge import Peft
 
 
 def mora(**settings: Any) -> MoRA:
@@ -60,6 +63,8 @@ def test_settings_of_lora() -> None:
         LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio=0)
     with pytest.raises(MethodError, match="lr_ratio='4' must be a number"):
         LoRAPlus(rank=4, learning_rate=1e-3, lr_ratio="4")  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="freeze_a='false' must be true or false"):
+        AsyLoRA(rank=4, learning_rate=1e-3, freeze_a="false")  # type: ignore[arg-type]
 
 
 def refused(model: nn.Module, **settings: Any) -> str:
@@ -136,6 +141,97 @@ def test_quantised_layer() -> None:
     assert "Load the model unquantised" in message
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_layer_held_in_8_bit_floats(dtype: torch.dtype) -> None:
+    """It says that it is floating point, and no sum with it is defined."""
+    model = llama()
+    model.model.layers[1].mlp.up_proj.to(dtype)
+    message = refused(model)
+    assert "layer model.layers.1.mlp.up_proj is quantised" in message
+    assert "Load the model unquantised" in message
+
+
+def test_quantised_layer_of_qwen3_fp8() -> None:
+    from transformers.integrations.finegrained_fp8 import FP8Linear
+
+    model = nn.Sequential(nn.Linear(128, 128), FP8Linear(128, 128, block_size=(128, 128)))
+    message = refused(model, target_modules=["0", "1"])
+    assert "layer 1 is quantised (FP8Linear)" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_parameter_beside_that_is_of_a_quantised_layer(dtype: torch.dtype) -> None:
+    model = llama()
+    layer = Int8Linear(32, 88)
+    layer.weight.data = layer.weight.data.to(dtype)
+    model.model.layers[1].mlp.up_proj = layer
+    message = refused(model, target_modules=["q_proj"], also_train=["*norm", "up_proj"])
+    assert "also_train: model.layers.1.mlp.up_proj.weight is of the quantised layer" in message
+    assert "leave the layer out of also_train" in message
+    mora(target_modules=["q_proj"], also_train=["*norm"]).attach(model)
+
+
+class Scaled(nn.Linear):
+    """A linear layer by its class alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 10 * super().forward(x)
+
+
+@pytest.mark.parametrize("method", [mora(), Peft(peft_config={"peft_type": "LORA"})], ids=type)
+@pytest.mark.parametrize("of", ["class", "instance"])
+def test_layer_with_a_forward_of_its_own(of: str, method: Any) -> None:
+    """An adapter would put x W^T + b in its place."""
+    model: Any = nn.ModuleDict({"up_proj": Scaled(16, 16)})
+    if of == "instance":
+        model = nn.ModuleDict({"up_proj": nn.Linear(16, 16)})
+        model.up_proj.forward = types.MethodType(Scaled.forward, model.up_proj)
+    method.target_modules = ("up_proj",)
+    with pytest.raises(MethodError, match=r"layer up_proj: .* has a forward of its own") as error:
+        method.attach(model)
+    assert "Leave it out of target_modules" in str(error.value)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_layers_of_transformers_that_only_look_linear() -> None:
+    from transformers.integrations.bitnet import AutoBitLinear
+    from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4GroupedLinear
+
+    for layer in (AutoBitLinear(16, 16, bias=False), DeepseekV4GroupedLinear(16, 32, 4)):
+        message = refused(nn.Sequential(layer), target_modules=["0"])
+        assert f"this {type(layer).__name__} has a forward of its own" in message
+
+
+def test_layer_that_is_linear_by_another_way() -> None:
+    from transformers.models.falcon.modeling_falcon import FalconLinear
+
+    model, x = nn.Sequential(FalconLinear(16, 32)), torch.randn(3, 16)
+    before = model(x)
+    mora(target_modules=["0"]).attach(model)
+    assert torch.equal(model(x), before)
+
+
+def test_layer_that_accelerate_only_moves_tensors_for() -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    model = llama()
+    hooks.add_hook_to_module(model.model.layers[0].mlp.up_proj, hooks.ModelHook())
+    mora().attach(model)
+
+
+@pytest.mark.parametrize("method", [mora(), Peft(peft_config={"peft_type": "LORA"})], ids=type)
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_layer_whose_weight_is_computed(norm: str, method: Any) -> None:
+    """What a merge adds to it would be lost with the tensor of that moment."""
+    layer = getattr(nn.utils.parametrizations, norm)(nn.Linear(16, 16))
+    model = nn.ModuleDict({"up_proj": layer})
+    method.target_modules = ("up_proj",)
+    with pytest.raises(MethodError, match=r"layer up_proj: .* by a parametrisation") as error:
+        method.attach(model)
+    assert "remove_parametrizations(layer, 'weight') first" in str(error.value)
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    method.attach(model)
+
+
 def test_head_tied_to_the_embedding() -> None:
     message = refused(llama(), target_modules=["lm_head"])
     assert "layer lm_head is tied to the embedding" in message and "untie" in message
@@ -195,6 +291,29 @@ def test_layer_whose_weight_is_taken_without_a_call(monkeypatch: pytest.MonkeyPa
         assert not torch.equal(layer(x), before)
 
 
+def test_layers_of_transformers_whose_weight_is_taken_without_a_call() -> None:
+    from transformers.models.conditional_detr import modeling_conditional_detr as conditional
+    from transformers.models.dab_detr.modeling_dab_detr import DabDetrMHAttentionMap
+    from transformers.models.detr.modeling_detr import DetrMHAttentionMap
+    from transformers.models.maskformer.modeling_maskformer import MaskFormerDetrMHAttentionMap
+    from transformers.models.wavlm.modeling_wavlm import WavLMAttention
+
+    names = "q_proj", "k_proj", "v_proj", "out_proj"
+    for attention, taken, called in (
+        (WavLMAttention(16, 2), names, ()),
+        (DetrMHAttentionMap(16, 2), ["k_proj"], ["q_proj"]),
+        (MaskFormerDetrMHAttentionMap(16, 2), ["k_proj"], ["q_proj"]),
+        (conditional.ConditionalDetrMHAttentionMap(16, 2), ["k_proj"], ["q_proj"]),
+        (DabDetrMHAttentionMap(16, 16, 2), ["k_linear"], ["q_linear"]),
+    ):
+        model = nn.ModuleDict({"attention": attention})
+        for name in taken:
+            message = refused(model, target_modules=[name])
+            assert f"{name}: {type(attention).__name__} takes its weight" in message
+        for name in called:
+            mora(target_modules=[name]).attach(model)
+
+
 @pytest.mark.parametrize("kind", ["Mamba", "Mamba2", "Bamba"])
 def test_layers_of_mamba_that_kernels_take_the_weight_of(kind: str) -> None:
     import transformers
@@ -217,6 +336,23 @@ def test_attaching_twice() -> None:
     model = llama()
     mora().attach(model)
     assert "adapted already" in refused(model)
+
+
+@pytest.mark.parametrize("first", [mora(), Peft(peft_config={"peft_type": "LORA"})], ids=type)
+@pytest.mark.parametrize(
+    "second", [mora(), FFT(), Peft(peft_config={"peft_type": "LORA"})], ids=type
+)
+def test_attaching_to_other_layers_of_an_adapted_model(first: Any, second: Any) -> None:
+    """The second method would decide what of the first one trains."""
+    model = llama()
+    first.target_modules, second.target_modules = ("q_proj",), ("v_proj",)
+    first.attach(model)
+    before = [(n, p.requires_grad) for n, p in model.named_parameters()]
+    with pytest.raises(MethodError, match=r"q_proj is adapted already: attach a method to a plain"):
+        second.attach(model)
+    assert [(n, p.requires_grad) for n, p in model.named_parameters()] == before
+    first.merge(model)
+    second.attach(model)
 
 
 def test_published_code_without_a_result_names_the_layer() -> None:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+from typing import Any
+
 import peft
 import pytest
 import torch
 from omegaconf import OmegaConf
 from peft import PeftModel
+from torch import nn
 
-from methods import MethodError
+from methods import MethodError, load_adapter
 from methods.contract import llama, run_llama
 from methods.peft_bridge import Peft
 from methods.peft_tuners import TUNERS, main, subject_of, violations
+
+
+def nudged(method: Peft, model: nn.Module) -> nn.Module:
+    """``model`` with the tuner attached, away from its start."""
+    method.attach(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return model.eval()
+
 
 # VeRA passes in test_contract.py, as the default of conf/method/peft.yaml.
 PASS = ("LoRA", "IA3")
@@ -71,6 +88,78 @@ def test_the_method_s_patterns_apply_where_the_configuration_names_none() -> Non
     method.attach(model)
     assert list(method.delta_weights(model)) == ["model.layers.0.self_attn.q_proj"]
     run_llama(method.merge(model))
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"modules_to_save": ["norm"]},
+        {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [1, 2]},
+    ],
+    ids=str,
+)
+def test_what_trains_beside_the_tuner_is_merged_too(beside: dict[str, Any], tmp_path: Path) -> None:
+    method = Peft(peft_config={"peft_type": "LORA", "r": 4} | beside)
+    model = nudged(method, llama())
+    expected = run_llama(model)["logits"]
+    assert len(method.delta_weights(model)) == 14
+    method.save(model, tmp_path / "adapter")
+    again = llama()
+    load_adapter(again, tmp_path / "adapter")
+    torch.testing.assert_close(run_llama(again.eval())["logits"], expected)
+    method.merge(model)
+    assert [n for n, _ in model.named_modules()] == [n for n, _ in llama().named_modules()]
+    model.save_pretrained(tmp_path / "merged")
+    read = type(model).from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(run_llama(read)["logits"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "parallel"])
+def test_a_wrapped_model(wrap: Any, when: str) -> None:
+    """Wrapped before or after attaching, it is the model inside that is adapted and merged."""
+    method, model = Peft(peft_config={"peft_type": "LORA", "r": 4}), llama()
+    if when == "before":
+        wrapped = wrap(model)
+        nudged(method, wrapped)
+    else:
+        wrapped = wrap(nudged(method, model))
+    expected = run_llama(model)["logits"]
+    assert "model.layers.0.self_attn.q_proj" in method.delta_weights(wrapped)
+    assert method.merge(wrapped) is wrapped and method.merge(wrapped) is wrapped
+    assert {n: type(m) for n, m in model.named_modules()} == {
+        n: type(m) for n, m in llama().named_modules()
+    }
+    torch.testing.assert_close(run_llama(model)["logits"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "BOFT", "boft_block_size": 16}, "must be divisible by boft_block_size"),
+        ({"peft_type": "LORA", "init_lora_weights": "nonsense"}, "Unknown initialization"),
+        ({"peft_type": "LORA", "modules_to_save": ["q_proj"], "r": 0}, "should be a positive"),
+    ],
+    ids=lambda value: str(value.get("peft_type")) if isinstance(value, dict) else "",
+)
+def test_a_refused_attach_leaves_the_model_as_it_was(fields: dict[str, Any], message: str) -> None:
+    model = llama()
+    before = [(n, id(m)) for n, m in model.named_modules()]
+    values = {n: (id(p), p.clone(), p.requires_grad) for n, p in model.named_parameters()}
+    with pytest.raises(MethodError, match=message):
+        Peft(peft_config=fields).attach(model)
+    assert [(n, id(m)) for n, m in model.named_modules()] == before
+    for name, parameter in model.named_parameters():
+        same, value, trains = values[name]
+        assert id(parameter) == same and parameter.requires_grad == trains
+        assert torch.equal(parameter, value)
+    assert not hasattr(model, "peft_config")
+    method = Peft(peft_config=TUNERS["LoRA"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        method.attach(model)
+    assert len(method.delta_weights(model)) == 14
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,8 @@ def test_training_moves_m_alone() -> None:
         ({"operator": "mobius"}, "truncation | sharing | decoupling | rotation"),
         ({"compat": "both"}, "choose exact | published"),
         ({"mora_dropout": 1.0}, "mora_dropout=1.0 must be at least 0 and below 1"),
+        ({"mora_dropout": "0.1"}, "mora_dropout='0.1' must be a number"),
+        ({"mora_dropout": None}, "mora_dropout=None must be a number"),
         ({"layers_pattern": "layers"}, "no meaning without layers_to_transform"),
         (
             {"target_modules": r".*\.q_proj", "layers_to_transform": [0]},

@@ -28,9 +28,9 @@ METHODS = {
 TARGETS = MoRA(rank=4).target_modules
 
 
-def quantised(how: str) -> nn.Module:
-    """The small LLaMA, its seven kinds of linear layers quantised."""
-    model = llama().requires_grad_(False)
+def quantised(how: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The small LLaMA in ``dtype``, its seven kinds of linear layers quantised."""
+    model = llama().to(dtype).requires_grad_(False)
     layers = target_layers(model, TARGETS)
     if how == "torchao":
         quantization = pytest.importorskip("torchao.quantization")
@@ -133,6 +133,23 @@ def test_merging_dequantises_with_a_warning(how: str) -> None:
     assert type(merged) is nn.Linear and merged.weight.is_floating_point()
     assert distance(merged.weight.float(), weight) <= 1e-2 * KINDS[how] ** 0.5 + 1e-3
     assert distance(logits(model), expected) <= 4 * KINDS[how] + 1e-3
+
+
+@pytest.mark.parametrize("beside", [[], ["*norm"], ["*norm", "embed_tokens", "lm_head"]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("how", KINDS)
+def test_a_merged_model_runs_in_the_dtype_of_its_other_layers(
+    how: str, dtype: torch.dtype, beside: list[str]
+) -> None:
+    """8 bit of bitsandbytes dequantises to fp32, whatever the model is held in."""
+    model, method = quantised(how, dtype), MoRA(rank=4, also_train=beside)
+    attached(model, method)
+    with torch.autocast("cpu", dtype):
+        expected = logits(model).float()
+    with pytest.warns(UserWarning, match="the layer is dequantised"):
+        method.merge(model)
+    assert {p.dtype for p in model.parameters()} == {dtype}
+    assert distance(logits(model).float(), expected) <= 0.1
 
 
 def input_gradient(layer: nn.Module) -> Tensor:
@@ -252,6 +269,13 @@ def test_a_quantisation_that_stops_gradients_is_refused(method: Method) -> None:
     quantization.quantize_(model.model, quantization.Int8DynamicActivationInt8WeightConfig())
     with pytest.raises(MethodError, match=r"q_proj is quantised \(Int8Tensor of torchao\)"):
         method.attach(model)
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_a_quantised_layer_does_not_train_beside(how: str) -> None:
+    method = MoRA(rank=4, target_modules=["q_proj"], also_train=["up_proj"])
+    with pytest.raises(MethodError, match=r"layers\.0\.mlp\.up_proj\.weight is of the quantised"):
+        method.attach(quantised(how))
 
 
 def test_a_layer_that_waits_to_be_quantised_is_refused() -> None:

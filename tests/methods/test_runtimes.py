@@ -213,6 +213,18 @@ def test_a_wrapper_s_prefix_is_in_no_name(method: Any, wrap: Any, tmp_path: Path
     assert not any(True for _ in adapted_layers(model))
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "parallel"])
+def test_full_fine_tuning_of_a_model_that_is_wrapped_already(wrap: Any) -> None:
+    method, model = FFT(), llama()
+    wrapped = wrap(model)
+    method.attach(wrapped)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight += 1
+    for named in (wrapped, model):
+        delta = method.delta_weights(named)["model.layers.0.self_attn.q_proj"]
+        assert torch.allclose(delta, torch.ones_like(delta))
+
+
 def kept(layer: nn.Module, x: Tensor) -> tuple[list[int], Tensor]:
     """Addresses of what autograd saves for the backward pass of ``layer``, and its output."""
     saved: list[int] = []

@@ -331,3 +331,30 @@ def test_full_fine_tuning_has_nothing_to_compare(tmp_path) -> None:
     FFT().load(fresh, tmp_path)
     assert torch.equal(run_llama(fresh)["logits"], run_llama(model)["logits"])
     assert type(load_adapter(llama(), tmp_path)) is FFT
+
+
+def test_full_fine_tuning_saves_running_statistics(tmp_path) -> None:
+    """And no buffer that the model itself does not save."""
+
+    def normed() -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        model.register_buffer("scratch", torch.zeros(1), persistent=False)
+        return model
+
+    method, model, x = FFT(target_modules=["0"]), normed(), torch.randn(8, 4)
+    method.attach(model)
+    model.train()(x)
+    method.save(model, tmp_path)
+    assert load_file(tmp_path / "adapter_model.safetensors").keys() == model.state_dict().keys()
+    fresh = normed()
+    load_adapter(fresh, tmp_path)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+    state = method.state(model)
+    with pytest.raises(MethodError, match=r"the saved 1\.running_mean has shape \(3,\)"):
+        method.load_state(normed(), state | {"1.running_mean": torch.zeros(3)})
+    older = {name: state[name] for name, _ in model.named_parameters()}  # as it was saved at first
+    untouched = normed()
+    method.load_state(untouched, older)
+    assert torch.equal(untouched[1].running_mean, torch.zeros(4))
+    assert torch.equal(untouched[0].weight, model[0].weight)
