@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (options.claims or options.claims_from):
         return dryrun.run(options)
     try:
-        print(_foreseen(options))
+        said = _foreseen(options)
     except dryrun.MISTAKES as error:
         return dryrun.refused(error)
+    print(said)
     return outcomes.conclude()
 
 

@@ -19,6 +19,15 @@ class UserError(ValueError):
     """
 
 
+def of_system(error: OSError) -> UserError:
+    """What the system refuses, as a message."""
+    where = f"{error.filename}: " if error.filename else ""
+    return UserError(
+        f"{where}{error.strerror or error}. Make room or the right to read and write there, or "
+        "choose another folder"
+    )
+
+
 def quiet(main: Callable[Given, int]) -> Callable[Given, int]:
     """The command, which ends without a traceback where the reader of its output is gone: | head"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -162,7 +163,9 @@ def complete(path: str | Path) -> bool:
 
 
 def find(path: str | Path) -> list[Path]:
-    """Record files (`<16 hex>.json`) at or below the path, sorted; hidden folders are left out.
+    """Record files (`<16 hex>.json`) at or below the path, sorted.
+
+    Folders that hold none are left out: see holds_none.
 
     Raises UserError: no such path, or a file that has the name of a record almost.
     """
@@ -173,7 +176,7 @@ def find(path: str | Path) -> list[Path]:
         raise UserError(f"{path}: no such file or folder")
     found: list[str] = []
     for folder, folders, names in os.walk(path, onerror=_cannot_list):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not holds_none(name)]
         for name in names:
             if _FILE_NAME.fullmatch(name):
                 found.append(os.path.join(folder, name))
@@ -185,11 +188,20 @@ def find(path: str | Path) -> list[Path]:
     return [Path(name) for name in sorted(found)]
 
 
+def holds_none(folder: str) -> bool:
+    """Whether a folder of this name below one of records has none: a hidden one, a cell's
+    checkpoints, which come and go, and what W&B keeps.
+    """
+    return folder.startswith(".") or folder.endswith(".checkpoints") or folder == "wandb"
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise Mismatch(f"holds {name}, which is no JSON; numbers in a record are finite or null")
 
 
-def _cannot_list(error: OSError) -> NoReturn:
+def _cannot_list(error: OSError) -> None:
+    if error.errno == errno.ENOENT:  # removed since it was listed
+        return
     raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
 
 

@@ -9,14 +9,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import UserError
+from bench.records.checks import unwritable
 from bench.run import tracking
 from bench.run.device import PRECISIONS
-from bench.run.inputs import LARGEST_SEED, MOST_THREADS, check_list, check_number, check_whole
+from bench.run.inputs import (
+    LARGEST_SEED,
+    MOST_THREADS,
+    check_flag,
+    check_list,
+    check_number,
+    check_text,
+    check_whole,
+)
 from bench.run.schedule import SCHEDULES
 
 MOST_PROCESSES = 2**16
 PERTURB_LIMIT = 0.1  # from here on it would be another model
 TABLES = ("method", "task", "model", "trainer", "analysis", "distributed", "tracker")
+FLAGS = ("force", "check_memory", "save_adapter", "save_model")
 # Of the trainer: whole numbers of at least 1, and numbers of at least 0.
 COUNTS = (
     "max_steps", "batch_size", "accumulation", "log_every", "score_batch_size",
@@ -35,6 +45,9 @@ def configuration(config: Mapping[str, Any]) -> None:
             raise UserError(f"{said}: {part}.KEY=VALUE.")
     if not isinstance(config["results_dir"], str) or not config["results_dir"]:
         raise UserError(f"results_dir={config['results_dir']!r} must be the name of a folder.")
+    recorded(config)
+    for key in FLAGS:
+        check_flag(key, config[key])
     check_whole("seed", config["seed"], 0, LARGEST_SEED)
     check_whole("trainer.data_seed", config["trainer"]["data_seed"], 0, LARGEST_SEED)
     if config["threads"] is not None:
@@ -45,6 +58,23 @@ def configuration(config: Mapping[str, Any]) -> None:
     saving(config)
     trainer(config["trainer"])
     tracking.check(config["tracker"])
+
+
+def recorded(config: Mapping[str, Any]) -> None:
+    """What the record would refuse, once the cell has been trained."""
+    if wrong := unwritable(config):
+        raise UserError(f"{wrong}.")
+    for key in ("experiment_name", "scale_name"):
+        check_text(key, config[key])
+    for part in ("method", "task"):
+        if "name" in config[part]:
+            check_text(f"{part}.name", config[part]["name"])
+    model = config["model"]
+    for key in ("name", "label"):
+        check_text(f"model.{key}", model[key])
+    for key in ("source", "revision"):
+        if model.get(key) is not None:
+            check_text(f"model.{key}", model[key])
 
 
 def perturbation(perturb: Any, seed: Any) -> None:
@@ -60,6 +90,10 @@ def perturbation(perturb: Any, seed: Any) -> None:
 
 def analysis(settings: Mapping[str, Any]) -> None:
     """See analysis.py."""
+    for key in ("merge_audit", "spectrum", "before"):
+        check_flag(f"analysis.{key}", settings[key])
+    if settings["target_loss"] is not None:
+        check_number("analysis.target_loss", settings["target_loss"])
     check_list("analysis.rank_cuts", settings["rank_cuts"], "whole numbers")
     for rank in settings["rank_cuts"]:
         if not _is_whole(rank) or rank < 1:
@@ -110,6 +144,8 @@ def trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.checkpoint_every={settings['checkpoint_every']} must be a whole number of "
             "steps, or 0 for none."
         )
+    for key in ("gradient_checkpointing", "torch_compile"):
+        check_flag(f"trainer.{key}", settings[key])
     check_list("trainer.score_steps", settings["score_steps"], "whole numbers")
     last = settings["max_steps"]
     late = [s for s in settings["score_steps"] if not _is_whole(s) or not 1 <= s <= last]

@@ -1,4 +1,4 @@
-"""Numbers of the configuration, and between what they must lie."""
+"""Single values of the configuration, and what they must be."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def check_number(key: str, value: Any, below: float = math.inf) -> None:
     if not number or not 0 <= value < below:
         limit = f" and below {below:g}" if below < math.inf else ""
         raise UserError(f"{key}={value} must be a number of at least 0{limit}.")
+
+
+def check_flag(key: str, value: Any) -> None:
+    """Raise UserError unless it is true or false: YAML takes `no` for a word, and that for yes."""
+    if not isinstance(value, bool):
+        raise UserError(f"{key}={value} must be true or false.")
+
+
+def check_text(key: str, value: Any) -> None:
+    """Raise UserError unless it is text; digits alone are a number."""
+    if not isinstance(value, str):
+        raise UserError(f"{key}={value} must be text; digits are, in quotes: {key}='\"123\"'.")
 
 
 def check_list(key: str, value: Any, words: str) -> None:

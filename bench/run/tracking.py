@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.records.redact import redact
 from bench.run import distributed
 
 MODES = ("none", "offline", "online")
@@ -71,7 +74,8 @@ class Wandb(Tracker):
             mode = "offline"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.run = wandb.init(mode=mode, **arguments)
+            with _redacted_command():
+                self.run = wandb.init(mode=mode, **arguments)
         except (wandb.errors.Error, OSError) as error:
             if mode == "offline":
                 raise UserError(
@@ -79,7 +83,8 @@ class Wandb(Tracker):
                 ) from None
             log.warning("W&B: the server was not reached (%s); the run is kept offline.", error)
             wandb.teardown()
-            self.run = wandb.init(mode="offline", **arguments)
+            with _redacted_command():
+                self.run = wandb.init(mode="offline", **arguments)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
@@ -99,6 +104,17 @@ class Wandb(Tracker):
     def abandon(self, status: str) -> None:
         self.run.summary["status"] = status
         self.run.finish(exit_code=1)
+
+
+@contextmanager
+def _redacted_command() -> Iterator[None]:
+    """W&B takes the arguments of the command along, and has no setting that keeps it from that."""
+    before = sys.argv
+    sys.argv = redact(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def check(settings: Mapping[str, Any]) -> None:

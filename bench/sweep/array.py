@@ -30,9 +30,8 @@ OPTIONS = (
 def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
     """Submit the cells that are not complete."""
     per_task = settings["cells_per_task"]
-    if not isinstance(per_task, int) or per_task < 1:
-        raise UserError(f"hydra.launcher.cells_per_task={per_task} must be at least 1.")
     todo = split(jobs)
+    refuse_several_arrays(len(todo), settings)
     print(f"{len(jobs)} cells, {len(jobs) - len(todo)} done before", file=sys.stderr)
     folder = None
     for first in range(0, len(todo), LARGEST * per_task):
@@ -46,6 +45,16 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
                 script, file, -(-len(part) // per_task), {**settings, "options": options}
             )
             submit(command, len(part), folder, settings["submit"])
+
+
+def refuse_several_arrays(cells: int, settings: Mapping[str, Any]) -> None:
+    """Raise UserError where array_parallelism would count for each of several arrays."""
+    if settings["array_parallelism"] and cells > LARGEST * settings["cells_per_task"]:
+        raise UserError(
+            f"{cells} cells make several arrays of {LARGEST} tasks, and hydra.launcher."
+            f"array_parallelism={settings['array_parallelism']} would count for each of them. Say "
+            f"hydra.launcher.cells_per_task={-(-cells // LARGEST)} or more."
+        )
 
 
 def new_folder(parent: Path) -> Path:

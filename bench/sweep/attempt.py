@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from contextlib import suppress
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -91,9 +92,10 @@ def _follow(plan: Plan) -> Outcome:
         return Outcome(plan.title, "stopped", str(reason), plan.command)
     except MISTAKES as error:
         time.sleep(GRACE)
+        outcome = Outcome(plan.title, "refused", str(error), plan.command)
         # The first process is still there: it has not met the mistake, and nobody else prints it.
-        print(f"process {distributed.rank()}: {error}", file=sys.stderr, flush=True)
-        return Outcome(plan.title, "refused", str(error), plan.command)
+        print(f"process {distributed.rank()}: {outcome.reason}", file=sys.stderr, flush=True)
+        return outcome
     except Exception:
         time.sleep(GRACE)
         raise
@@ -137,7 +139,9 @@ def _run(ready: Cell, lease: leases.Lease, progress: Progress) -> records.Record
 
 
 def done_before(plan: Plan, record: records.Record, watcher: leases.Watcher) -> Outcome:
-    """The outcome of a cell whose record is there; what was left beside it is removed."""
-    tidy(plan)
+    """The outcome of a cell whose record is there; what its end left beside it is removed."""
+    with suppress(leases.Taken, UserError):  # a forced rerun that is at work needs it
+        leases.look(plan.lease, watcher)
+        tidy(plan)
     leases.remove_stale(plan.lease, watcher)
     return of_record(plan.title, plan.command, record, fresh=False)

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.errors import UserError
+from bench.errors import UserError, of_system
 from bench.run.build import build
 from bench.run.plan import Plan, done
 from bench.sweep import attempt, outcomes
@@ -42,8 +42,6 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
 
     Raises Hydra's and OmegaConf's exceptions, or UserError, for what cannot be composed.
     """
-    if refusal := outcomes.refuse(overrides):
-        raise UserError(refusal)
     grid, jobs = compose(overrides)
     if not jobs:
         return DryRun("nothing to run", len(grid), DEVICES[device or "cpu"], [], Needs())
@@ -65,7 +63,12 @@ def look(overrides: Sequence[str], device: str | None = None) -> DryRun:
 
 
 def compose(overrides: Sequence[str]) -> tuple[list[list[str]], list[Job]]:
-    """The combinations of a multirun with these overrides, and the cells that they come to."""
+    """The combinations of a multirun with these overrides, and the cells that they come to.
+
+    Raises as look.
+    """
+    if refusal := outcomes.refuse(overrides):
+        raise UserError(refusal)
     with initialize_config_module("conf", version_base="1.3"):
         from bench.sweep import plugins  # after Hydra's own modules, which it executes anew
 
@@ -112,12 +115,12 @@ def _varied(overrides: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-MISTAKES = (*attempt.MISTAKES, HydraException)
+MISTAKES = (*attempt.MISTAKES, HydraException, OSError)
 
 
 def refused(error: BaseException) -> int:
-    """Say what is wrong with the command line; the exit status."""
-    print(_said(error), file=sys.stderr)
+    """Say what is wrong with the command line, or the system with a file; the exit status."""
+    print(of_system(error) if isinstance(error, OSError) else _said(error), file=sys.stderr)
     return outcomes.STATUS["refused"]
 
 
@@ -151,12 +154,13 @@ def run(options: argparse.Namespace) -> int:
     """What `main` does once the command line is read."""
     try:
         if options.ids:
-            for job in compose(options.overrides)[1]:
-                print(job.cell, job.title, shlex.join(job.overrides))
-            return outcomes.conclude()
-        found = look(options.overrides, options.device)
+            jobs = compose(options.overrides)[1]
+            said = "\n".join(f"{j.cell} {j.title} {shlex.join(j.overrides)}" for j in jobs)
+        else:
+            found = look(options.overrides, options.device)
+            said = text(found, everything=options.all) if found.rows else ""
     except MISTAKES as error:
         return refused(error)
-    if found.rows:
-        print(text(found, everything=options.all))
+    if said:
+        print(said)
     return outcomes.conclude()

@@ -95,8 +95,11 @@ def owner_gone(owner: Mapping[str, Any]) -> bool | None:
     """
     mine = _who()
     if _same_machine(owner, mine):
-        pid = owner.get("pid")
-        return not isinstance(pid, int) or process_start(pid) != owner.get("process_start")
+        pid, known = owner.get("pid"), owner.get("process_start")
+        start = process_start(pid) if isinstance(pid, int) else None
+        if start == 0 and known != 0:  # it lives, and may be another of the same number
+            return None
+        return start is None or start != known
     return True if _earlier_run_of_this_job(owner, mine) else None
 
 
@@ -126,8 +129,8 @@ class Lease:
             there, here = os.stat(self.path), os.fstat(self.handle)
         except FileNotFoundError:
             return False
-        except OSError:
-            return True
+        except OSError as error:  # the file server may be away; stale: NFS has removed our file
+            return error.errno != errno.ESTALE
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
     def check(self) -> None:
@@ -272,6 +275,9 @@ def _make(file: Path, content: Mapping[str, Any]) -> int | None:
         os.link(draft, file)
         return handle
     except FileExistsError:
+        # NFS asks again where its answer was lost, and meets the link that it has made.
+        if os.fstat(handle).st_nlink == 2:
+            return handle
         os.close(handle)
         return None
     except OSError as error:
@@ -346,20 +352,16 @@ def _earlier_run_of_this_job(owner: Mapping[str, Any], mine: Mapping[str, Any]) 
 def process_start(pid: int) -> int | None:
     """When the process began, in clock ticks since the machine's start; None: there is none.
 
-    Without /proc a living process has 0.
+    A living process has 0 without /proc, or where /proc hides other users' (hidepid).
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-    except OSError:  # it ended while we looked
-        return None
-    else:
         return None if fields[0] in "ZX" else int(fields[19])
+    except OSError:
+        pass
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return None
     except PermissionError:
         pass

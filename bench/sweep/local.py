@@ -26,16 +26,15 @@ from bench.sweep.overview import Overview
 from bench.sweep.pending import Pending
 
 
-def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> None:
+def run(jobs: list[Job], workers: int | None, patience: float = math.inf, again: str = "") -> None:
     """Run the cells that are not complete; how each ended goes to bench.sweep.outcomes.
 
-    patience: seconds to wait at most for cells that run elsewhere.
+    patience: seconds to wait at most for cells that run elsewhere. again: what goes on with them,
+    where it is not this command.
     """
     todo = split(jobs)
     if workers is None:
         workers = pool.gpus() or 2
-    if not isinstance(workers, int) or workers < 0:
-        raise UserError(f"hydra.launcher.workers={workers} must be a whole number of at least 0.")
     alone, spread = list[Job](), list[Job]()
     for job in todo:
         (spread if together.needed(json.loads(job.config)) else alone).append(job)
@@ -49,8 +48,8 @@ def run(jobs: list[Job], workers: int | None, patience: float = math.inf) -> Non
             one_by_one(others, overview)
     if (left := len(pending) + len(others)) or interrupts.requested():
         reason = f"{interrupts.requested()}; {left} cells have not begun"
-        again = outcomes.command_line(sys.argv[1:])
-        outcomes.add(Outcome("the sweep", "stopped", reason, again))
+        again = again or outcomes.command_line(sys.argv[1:])
+        outcomes.add(Outcome("the sweep", "stopped", reason, again, whole=True))
 
 
 def split(jobs: list[Job]) -> list[Job]:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from bench.records.redact import redact
 from bench.run import distributed
 
 # Exit status, worst last: what the caller should look at first.
@@ -27,6 +28,7 @@ class Outcome:
     refused (a mistake in the configuration), stopped (asked to leave; the same command goes on),
     elsewhere (another process runs it).
     fresh: run now, not found complete. note: its score, in a few words.
+    whole: it is about the command, and no cell. No text of it holds a secret: it goes to logs.
     """
 
     title: str
@@ -35,6 +37,11 @@ class Outcome:
     command: str
     fresh: bool = True
     note: str = ""
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("title", "reason", "command"):
+            object.__setattr__(self, name, redact(getattr(self, name)))
 
 
 def of_record(
@@ -116,11 +123,12 @@ def conclude() -> int:
     status = STATUS[SEVERITY[worst]]
     if not distributed.first():  # the first process prints for all
         return status
-    counts = Counter(o.status if o.fresh else "done before" for o in outcomes)
+    cells = [o for o in outcomes if not o.whole]
+    counts = Counter(o.status if o.fresh else "done before" for o in cells)
     several = len(outcomes) > 1
-    if outcomes and (several or not bad):
-        word = "cells" if several else "cell"
-        print(f"{len(outcomes)} {word}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+    if cells and (several or not bad):
+        word = "cells" if len(cells) > 1 else "cell"
+        print(f"{len(cells)} {word}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
     for outcome in bad:
         print(f"{outcome.title} {outcome.status}: {outcome.reason}", file=sys.stderr)
         if several or outcome.status == "stopped":

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from bench.errors import UserError
+from bench.errors import UserError, of_system
+from bench.run.inputs import check_flag
 from bench.sweep import outcomes
 
 
 class GridSweeper(BasicSweeper):
     """Hydra's own, less a full composition of every cell before the launcher composes it."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hydra writes the command's configuration down first: where only we can read it, and in a
+        folder that goes again, since it may hold a secret.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="mora-bench-") as folder:
+                with read_write(self.config):
+                    self.config.hydra.sweep.dir = folder
+                return super().sweep(arguments)
+        except OSError as error:  # no such folder can be made, or the disk is full
+            return refuse(error)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """The launchers compose all cells before they run any."""
@@ -49,13 +63,15 @@ class _GridLauncher(Launcher):
         found = [] if self.here else searchpath(self.config)
         grid = [[*found, *overrides] for overrides in job_overrides]
         try:
+            check(self.settings)
+            if not self.here:
+                refuse_another_config(self.config)
             jobs = compose_grid(self.loader, self.config, grid, here=self.here, since=time.time())
             if not self.here:
                 warn_of_auto(jobs)
             self.run(jobs)
-        except UserError as error:  # of the sweep as a whole; Hydra would print where it was raised
-            command = outcomes.command_line(sys.argv[1:])
-            outcomes.add(outcomes.Outcome("the sweep", "refused", str(error), command))
+        except (UserError, OSError) as error:
+            refuse(error)
         done = JobStatus.COMPLETED
         return [JobReturn(overrides=o, status=done) for o in job_overrides]
 
@@ -93,6 +109,43 @@ class SubmititLauncher(_GridLauncher):
         from bench.sweep import slurm
 
         slurm.run(jobs, self.settings)
+
+
+def refuse(error: UserError | OSError) -> None:
+    """The sweep as a whole cannot be. Were the error raised, Hydra would print where it was."""
+    reason = str(of_system(error) if isinstance(error, OSError) else error)
+    command = outcomes.command_line(sys.argv[1:])
+    outcomes.add(outcomes.Outcome("the sweep", "refused", reason, command, whole=True))
+
+
+# Whole numbers among the launchers' settings: the least that each may be, and whether null may be.
+WHOLE = {"workers": (0, True), "cells_per_task": (1, False), "array_parallelism": (1, True)}
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise UserError where one of a launcher's own settings cannot be."""
+    for key, (least, may_be_null) in WHOLE.items():
+        value = settings.get(key, least)
+        if value is None and may_be_null:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(
+                f"hydra.launcher.{key}={value} must be a whole number of at least {least}."
+            )
+    check_flag("hydra.launcher.submit", settings.get("submit", True))
+    if not isinstance(options := settings.get("options", {}), Mapping):
+        raise UserError(
+            f"hydra.launcher.options={options} must be a table: +hydra.launcher.options.KEY=VALUE."
+        )
+
+
+def refuse_another_config(config: DictConfig) -> None:
+    """Raise UserError for --config-name: a job composes conf/config.yaml, and so another cell."""
+    if (name := config.hydra.job.config_name) != "config":
+        raise UserError(
+            f"--config-name={name} does not reach the jobs of a cluster. Put what that file says "
+            "into an experiment or another group of files, which --config-dir may name."
+        )
 
 
 def searchpath(config: DictConfig) -> list[str]:

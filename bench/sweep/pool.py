@@ -7,6 +7,7 @@ exit.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -230,7 +231,9 @@ def visible_gpus() -> list[str]:
     """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them or else by index."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name for name in named.split(",") if name.strip()]
+        names = [name for name in named.split(",") if name.strip()]
+        # CUDA takes none from the first negative number on.
+        return list(itertools.takewhile(lambda name: not name.strip().startswith("-"), names))
     if not device.may_have_gpu():
         return []
     imports.ahead("torch")

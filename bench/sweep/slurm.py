@@ -114,7 +114,7 @@ def run(jobs: list[Job], settings: Mapping[str, Any]) -> None:
             numbers = sorted({slurm.job_id.split("_")[0] for _, slurm in submitted.values()})
             reason = f"{stopped}; its jobs go on (to stop them: scancel {' '.join(numbers)})"
             again = outcomes.command_line(sys.argv[1:])
-            outcomes.add(Outcome("the sweep", "stopped", reason, again))
+            outcomes.add(Outcome("the sweep", "stopped", reason, again, whole=True))
 
 
 def submit(jobs: list[Job], folder: Path, settings: Mapping[str, Any]) -> list[Any]:

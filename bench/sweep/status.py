@@ -1,9 +1,9 @@
-"""`python -m bench.status PATH`: which cells are done, running, stale, failed or diverged.
+"""`python -m bench.status PATH`: which cells are done, running, stopped, failed, ...
 
 Records say what has ended. A cell at work has a lease beside its record's place,
 `<cell>.lease`: JSON with cell, host, pid, boot_id, token, started, heartbeat, step, total_steps.
 Its owner touches the file again and again; one whose owner is gone is stale, and the next sweep
-takes the cell over.
+takes the cell over. One that was stopped has neither, and checkpoints to go on from.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.errors import UserError, quiet
+from bench.errors import UserError, of_system, quiet
+from bench.records.files import holds_none
 from bench.sweep import leases
 
-STATES = ("done", "running", "stale", "failed", "diverged", "skipped", "broken")
+STATES = ("done", "running", "stale", "failed", "diverged", "stopped", "skipped", "broken")
 LISTED = 50  # more done cells than these are only counted, unless --all
 
 _STATE_OF = {"ok": "done", "diverged": "diverged", "failed": "failed", "skipped": "skipped"}
 _LEASE = re.compile(r"[0-9a-f]{16}\.lease")
+_CHECKPOINTS = re.compile(r"[0-9a-f]{16}\.checkpoints")
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,23 @@ class CellStatus:
 
 
 def survey(path: str | Path, now: float | None = None) -> list[CellStatus]:
-    """Every cell with a record or a lease at or below the path, sorted by state and cell.
+    """Every cell with a record, a lease or checkpoints at or below the path, by state and cell.
 
     `now`: seconds since 1970, for tests. Raises UserError where there is no such path.
     """
     now = time.time() if now is None else now
     cells = {file.with_suffix(""): _of_record(file) for file in records.find(path)}
-    for file in _leases(Path(path)):
+    leased, left = _beside(Path(path))
+    for file in leased:
         known = cells.get(file.with_suffix(""))
         found = _of_lease(file, now)
         # The lease of a cell that has ended may outlive its owner; a live one runs it again.
         if found is not None and (known is None or found.state == "running"):
             cells[file.with_suffix("")] = found
+    for file in left:
+        detail = "the same command goes on from its checkpoint"
+        stopped = CellStatus("stopped", file.stem, str(file), detail=detail)
+        cells.setdefault(file.with_suffix(""), stopped)
     return sorted(cells.values(), key=lambda c: (STATES.index(c.state), c.about, c.cell, c.file))
 
 
@@ -83,14 +90,14 @@ def _of_record(file: Path) -> CellStatus:
     return CellStatus(_STATE_OF[record["status"]], record["cell"], str(file), about, reason)
 
 
-def _leases(path: Path) -> Iterable[Path]:
-    if path.is_file():
-        return
-    for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in sorted(names):
-            if _LEASE.fullmatch(name):
-                yield Path(folder, name)
+def _beside(path: Path) -> tuple[list[Path], list[Path]]:
+    """Leases, and folders of checkpoints, at or below the path."""
+    leased, left = list[Path](), list[Path]()
+    for folder, folders, names in os.walk(path) if path.is_dir() else ():
+        leased += [Path(folder, name) for name in names if _LEASE.fullmatch(name)]
+        left += [Path(folder, name) for name in folders if _CHECKPOINTS.fullmatch(name)]
+        folders[:] = [name for name in folders if not holds_none(name)]
+    return leased, left
 
 
 def _of_lease(file: Path, now: float) -> CellStatus | None:
@@ -165,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0; 1 a file is no whole record; 2 there is nothing to report."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.status",
-        description="Tell which cells are done, running, stale, failed or diverged.",
+        description="Tell which cells are done, running, stopped, stale, failed or diverged.",
     )
     parser.add_argument("path", type=Path, help="a folder of records")
     parser.add_argument("--all", action="store_true", help="list every done cell as well")
@@ -177,6 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
         cells = survey(options.path)
     except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(of_system(error), file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps({"counts": counts(cells), "cells": [asdict(cell) for cell in cells]}))

@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.cells}: {error}", file=sys.stderr)
         return outcomes.STATUS["refused"]
     except interrupts.Stopped as stopped:
-        outcomes.add(Outcome("the task", "stopped", str(stopped), "the same job"))
+        outcomes.add(Outcome("the task", "stopped", str(stopped), "the same job", whole=True))
     return outcomes.conclude()
 
 
@@ -73,7 +73,7 @@ def run(cells: list[list[str]], since: float) -> None:
 
     with composer() as here:
         jobs = compose_grid(here.loader, here.master, cells, since=since)
-        local.run(jobs, workers=0, patience=PATIENCE)
+        local.run(jobs, workers=0, patience=PATIENCE, again="the same job")
 
 
 @contextmanager

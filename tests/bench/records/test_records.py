@@ -133,6 +133,26 @@ def test_find_takes_records_alone(tmp_path: Path) -> None:
         records.find(tmp_path / "nowhere")
 
 
+def test_find_passes_over_folders_that_come_and_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep at work makes and removes them, and their files are no records."""
+    a = records.write(make("a" * 16), tmp_path)
+    for folder in (f"{'b' * 16}.checkpoints", "wandb"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{'b' * 16}-copy.json").write_text("{}")
+    (tmp_path / "gone").mkdir()
+    walk = os.walk
+
+    def vanishing(path: Path, **given: Any) -> Any:
+        for folder, folders, names in walk(path, **given):
+            yield folder, folders, names
+            (tmp_path / "gone").rmdir()
+
+    monkeypatch.setattr(os, "walk", vanishing)
+    assert records.find(tmp_path) == [a]
+
+
 @pytest.mark.parametrize(
     ("status", "complete"),
     [("ok", True), ("diverged", True), ("failed", False), ("skipped", False)],

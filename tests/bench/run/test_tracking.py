@@ -113,6 +113,7 @@ def test_a_run_holds_all_of_its_cell_also_after_a_resume(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Shown, "step", leave_at_3)
+    arguments.append(f"+model.extra={'0123456789' * 4}")
     assert run(*arguments).status == 75
     monkeypatch.setattr(Shown, "step", shown)
     assert run(*arguments).status == 0

@@ -105,6 +105,8 @@ def test_marks_what_is_not_in_the_paper() -> None:
         (["method.rank=-1", *TINY], "rank=-1"),
         (["experiment=table1_main", "scale=paper", "task=finance", "method.rank=16"], "at rank 16"),
         (["method=8"], "method=8"),
+        (["experiment=demo,cost", "--ids"], "name one experiment a command"),
+        ([*TINY, f"results_dir={'x' * 300}"], "File name too long"),
     ],
 )
 def test_refuses_in_words(

@@ -152,6 +152,18 @@ def test_one_command_does_not_wait_for_a_living_owner(run: Any, left: Path) -> N
     assert "sign of life" not in ended.err
 
 
+def test_a_plain_rerun_spares_the_checkpoints_of_a_forced_one_at_work(run: Any, left: Path) -> None:
+    checkpoint = left.with_suffix(".checkpoints") / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    leave(left, ELSEWHERE)
+    for grid in ([], ["-m"]):
+        assert run(*grid).out == "1 cell: 1 done before\n"
+    assert checkpoint.is_dir() and left.exists()
+    left.unlink()
+    assert run().out == "1 cell: 1 done before\n"
+    assert not checkpoint.parent.exists()
+
+
 def test_of_several_processes_the_sweep_tells_whether_an_owner_is_dead(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +281,56 @@ def test_who_is_held_for_dead_notices_and_spares_the_successor(path: Path) -> No
     lease.release()
     assert successor.held_here() and "step" not in json.loads(path.read_text())
     successor.release()
+
+
+@pytest.mark.parametrize(("number", "ours"), [(errno.ESTALE, False), (errno.EIO, True)])
+def test_on_nfs_the_file_of_who_was_replaced_is_stale(
+    path: Path, number: int, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = take(path)
+
+    def away(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", away)
+        assert lease.held_here() == ours
+    lease.release()
+
+
+def test_a_link_whose_answer_was_lost_is_ours(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS repeats the request, and meets what it has made."""
+    link = os.link
+
+    def repeated(*paths: Any) -> None:
+        link(*paths)
+        link(*paths)
+
+    monkeypatch.setattr(os, "link", repeated)
+    lease = take(path)
+    assert lease.held_here() and files(path) == [path.name]
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(leases.Taken):
+        take(path)
+    lease.release()
+
+
+@pytest.mark.parametrize("hidden", [FileNotFoundError, PermissionError])
+def test_a_living_process_that_proc_hides_is_judged_by_its_age(
+    dead: dict[str, Any], hidden: type[OSError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, where /proc is mounted with hidepid."""
+    living, read = leases._who(), Path.read_text
+
+    def closed(self: Path, *given: Any) -> str:
+        if self.name == "stat":
+            raise hidden
+        return read(self, *given)
+
+    monkeypatch.setattr(Path, "read_text", closed)
+    assert leases.owner_gone(living) is None
+    assert leases.owner_gone(dead) is True
+    assert leases.owner_gone(living | {"process_start": 0}) is False  # a machine without /proc
 
 
 @pytest.mark.parametrize("content", [b"", b'{"cell"', b"[]"])

@@ -98,6 +98,26 @@ def test_a_lease_beside_a_record(tmp_path: Path, dead: int) -> None:
     assert states(tmp_path) == {"a": "done", "b": "running", "c": "done"}
 
 
+def test_a_cell_that_was_stopped_has_its_checkpoints_alone(tmp_path: Path, dead: int) -> None:
+    records.write(make("a" * 16), tmp_path)
+    lease(tmp_path, "b" * 16)
+    lease(tmp_path, "c" * 16, pid=dead)
+    for cell in "abcd":
+        (tmp_path / f"{cell * 16}.checkpoints" / "checkpoint-3").mkdir(parents=True)
+    assert states(tmp_path) == {"a": "done", "b": "running", "c": "stale", "d": "stopped"}
+
+
+def test_a_folder_one_may_not_enter_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert status.main([str(tmp_path / "x")]) == 2
+    assert f"{tmp_path / 'x'}: Permission denied" in capsys.readouterr().err
+
+
 def test_clocks_and_torn_leases(tmp_path: Path) -> None:
     lease(tmp_path, "a" * 16, age=-5000, boot_id="elsewhere")  # its clock is ahead of ours
     torn = lease(tmp_path, "b" * 16)

@@ -1,5 +1,6 @@
 """Sweeps: composed as Hydra composes, in one process or in several, and finished whatever dies."""
 
+import errno
 import itertools
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,7 +28,7 @@ from omegaconf import OmegaConf
 
 from bench import records, sweep
 from bench.run import device
-from bench.sweep import attempt, footprint, grid, outcomes, pending, pool, slurm, task
+from bench.sweep import array, attempt, footprint, grid, local, outcomes, pending, pool, slurm, task
 from bench.sweep.overview import duration
 
 PARALLEL = ["hydra/launcher=parallel", "hydra.launcher.workers=2"]
@@ -105,6 +107,35 @@ def test_a_value_that_cannot_be_is_refused_where_the_grid_is_composed(
     (refused,) = outcomes._outcomes
     assert refused.status == "refused"
     assert (refused.reason or "").startswith("trainer.schedule=liner is unknown; choose")
+
+
+def test_what_hydra_writes_down_is_nobody_elses_and_goes(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the command, perhaps with a secret; and of a common folder another is the owner."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    modes = []
+
+    def look(*_: Any, **__: Any) -> None:
+        modes.extend(file.parent.stat().st_mode & 0o777 for file in tmp_path.rglob("multirun.yaml"))
+
+    monkeypatch.setattr(local, "run", look)
+    assert run("-m", "seed=0,1").status == 0
+    assert modes == [0o700]
+    assert run("seed=-1").status == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_hydra_can_write_nothing_down_it_is_told(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp")
+
+    monkeypatch.setattr(OmegaConf, "save", full)
+    ended = run("-m", "seed=0,1")
+    assert ended.status == 2 and "/tmp: No space left on device. Make room" in ended.err
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("what", ["prepare", "_refuse_what_cannot_fit"])
@@ -300,6 +331,80 @@ def test_a_job_of_several_processes_is_told_earlier_that_its_time_is_up(
     assert ("--signal=B:USR1@600" in run(*grid).out) == bool(spread)
     said = run(*grid, "+hydra.launcher.options.signal=B:USR1@60").out
     assert "--signal=B:USR1@60 " in said and "@600" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["hydra.launcher.submit=no"], "submit=no must be true or false"),
+        (["hydra.launcher.options=null"], "options=None must be a table"),
+        (["hydra.launcher.options=5"], "options=5 must be a table"),
+        (["hydra.launcher.array_parallelism=abc"], "array_parallelism=abc must be a whole number"),
+        (["hydra.launcher.cells_per_task=true"], "cells_per_task=True must be a whole number"),
+        (["--config-name=table"], "--config-name=table does not reach the jobs of a cluster"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_a_launcher_cannot_do_is_refused(
+    run: Any, tmp_path: Path, given: list[str], words: str
+) -> None:
+    if "table" in given[0]:
+        (tmp_path / "table.yaml").write_text("defaults: [config, _self_]\nseed: 5\n")
+        given = [*given, f"--config-dir={tmp_path}"]
+    ended = run(*ARRAY, "method=lora", *given)
+    assert ended.status == 2 and words in ended.err and "Traceback" not in ended.err
+    assert ended.out == "" and not (tmp_path / "runs").exists()
+
+
+def test_cells_of_several_arrays_are_not_limited_array_by_array(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array, "LARGEST", 2)
+    grid = [*ARRAY, "method=lora", "seed=0,1,2,3,4", "hydra.launcher.array_parallelism=1"]
+    refused = run(*grid)
+    assert refused.status == 2 and "hydra.launcher.cells_per_task=3 or more" in refused.err
+    assert "--array=1-2%1" in run(*grid, "hydra.launcher.cells_per_task=3").out
+    assert run(*grid, "hydra.launcher.array_parallelism=null").out.count("sbatch --parsable") == 3
+
+
+@pytest.mark.parametrize("grid", [["-m"], ARRAY], ids=["here", "sbatch"])
+def test_a_folder_that_cannot_be_is_a_message_of_the_sweep(
+    run: Any, tmp_path: Path, grid: list[str]
+) -> None:
+    ended = run(*grid, "method=lora", f"results_dir={tmp_path / ('x' * 300)}")
+    assert ended.status == 2 and ": File name too long. " in ended.err, ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_task_that_is_asked_to_leave_counts_its_cells_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = grid.Job(("seed=0",), "{}", "0" * 16, "cell")
+    monkeypatch.setattr(local, "split", lambda jobs: [])
+    monkeypatch.setattr(local.interrupts, "requested", lambda: "received SIGUSR1")
+    outcomes.add(outcomes.Outcome("cell", "stopped", "received SIGUSR1", job.command))
+    local.run([job], workers=0, again="the same job")
+    assert outcomes.conclude() == 75
+    said = capsys.readouterr()
+    assert "1 cell: 1 stopped\n" in said.out and "  again: the same job\n" in said.err
+
+
+def test_an_outcome_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_verysecret")
+    made = outcomes.Outcome("a=hf_verysecret", "failed", "no hf_verysecret", "-m hf_verysecret")
+    assert (made.title, made.reason, made.command) == ("a=***", "no ***", "-m ***")
+    assert outcomes.Outcome("a", "ok", None, "b").reason is None
+
+
+@pytest.mark.parametrize(
+    ("named", "seen"),
+    [("-1", []), ("0,-1,1", ["0"]), ("2,3", ["2", "3"]), ("GPU-8a", ["GPU-8a"])],
+)
+def test_gpus_end_at_the_first_negative_number(
+    named: str, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert pool.visible_gpus() == seen
 
 
 @pytest.mark.parametrize(("processes", "seconds"), [(1, 120), (2, 600)])
