@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,16 @@ def messages(file: Path) -> Iterator[Any]:
 
 
 def read(folder: Path) -> Read:
+    """What the run holds; W&B's service may write it a moment after finish() has returned."""
+    for _ in range(100):
+        found = _written(folder)
+        if found.exit_code is not None:
+            break
+        time.sleep(0.1)
+    return found
+
+
+def _written(folder: Path) -> Read:
     (file,) = folder.glob("run-*.wandb")
     found = Read()
     for message in messages(file):
