@@ -19,10 +19,12 @@ class UserError(ValueError):
     """
 
 
-def of_system(error: OSError) -> UserError:
-    """What the system refuses, as a message."""
+def in_words(error: BaseException) -> str:
+    """The error as a message; what the system refuses with the file, and what to do."""
+    if not isinstance(error, OSError):
+        return str(error)
     where = f"{error.filename}: " if error.filename else ""
-    return UserError(
+    return (
         f"{where}{error.strerror or error}. Make room or the right to read and write there, or "
         "choose another folder"
     )

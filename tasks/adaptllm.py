@@ -198,11 +198,10 @@ def complete(rows: Sequence[Row], model: Any, tokenizer: Any, batch_size: int) -
 
     A prompt that WINDOW (or the model's, where that is shorter) cannot hold loses its beginning.
     """
-    from tasks.generation import greedy
+    from tasks.generation import greedy, positions
     from tasks.tokens import encode
 
-    window = getattr(getattr(model, "config", None), "max_position_embeddings", None) or WINDOW
-    room = max(1, min(WINDOW, window) - ANSWER_TOKENS)
+    room = max(1, min(WINDOW, positions(model) or WINDOW) - ANSWER_TOKENS)
     prompts = [encode(tokenizer, row["input"])[-room:] for row in rows]
     # A line break within a longer token (such as ".\n") ends no generation, and is cut after it.
     last = encode(tokenizer, "\n")[-1:]

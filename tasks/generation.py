@@ -65,6 +65,11 @@ def device_of(model: Any) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def positions(model: Any) -> int | None:
+    """How many tokens the model has positions for; None where it does not say."""
+    return getattr(getattr(model, "config", None), "max_position_embeddings", None)
+
+
 def keeps_logits(model: Any) -> bool:
     """Whether the model can compute its head over the vocabulary for the last positions only."""
     supported = getattr(model, "_supports_logits_to_keep", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.answers import metamath_answer, same_answer
 from tasks.data import text_fingerprint
-from tasks.generation import greedy
+from tasks.generation import greedy, positions
 from tasks.likelihood import continuation_losses
 from tasks.metrics import Answer, Metric, Scorer
 from tasks.prompts import metamath_eval_prompt
@@ -75,7 +75,7 @@ class ResponseScorer(Scorer):
         A context beyond the model's positions is cut from the left, as lm-eval does.
         """
         start = bos(tokenizer)
-        room = getattr(model.config, "max_position_embeddings", None)
+        room = positions(model)
         pairs = []
         for before, response in self._pairs(tokenizer.eos_token or ""):
             head, tail = split_encode(tokenizer, before, response)

@@ -107,7 +107,11 @@ class Section:
     device: str
     precision: str
     rows: list[Row]
-    detail: str = ""  # what sets it apart from others of this task, model and scale
+    details: tuple[str, ...] = ()  # what sets it apart from others of this task, model and scale
+
+    @property
+    def detail(self) -> str:
+        return ", ".join(self.details)
 
     @property
     def title(self) -> str:
@@ -183,8 +187,8 @@ def _with_detail(section: Section, alike: Sequence[Section]) -> Section:
 
     ours, others = known(section), [known(other) for other in alike]
     apart = [k for k in ours if any(other.get(k) != ours[k] for other in others)]
-    words = [f"{k} {ours[k]}" for k in apart if len(str(ours[k])) <= LONGEST_DETAIL]
-    return replace(section, detail=", ".join(words))
+    words = (f"{k} {ours[k]}" for k in apart if len(str(ours[k])) <= LONGEST_DETAIL)
+    return replace(section, details=tuple(words))
 
 
 def _section(key: str, groups: list[list[Result]]) -> Section:

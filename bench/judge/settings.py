@@ -42,7 +42,7 @@ def settings(found: Collection, over: str | None = None) -> list[Setting]:
     for key, several in sections.items():
         reported = [section for section in several if section.split == "reported"]
         if reported:
-            first = replace(reported[0], detail="") if over else reported[0]
+            first = replace(reported[0], details=()) if over else reported[0]
             made.append(Setting(first, _candidates(several, over), known.get(key, [])))
     return made
 

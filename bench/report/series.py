@@ -45,9 +45,9 @@ class Series:
     @property
     def named(self) -> Section:
         """The largest, by whose title the whole is called: its own number is not said."""
-        words = self.largest.detail.split(", ")
-        kept = [word for word in words if not word.startswith(f"{self.setting} ")]
-        return replace(self.largest, detail=", ".join(kept))
+        own = f"{self.setting} "
+        kept = (words for words in self.largest.details if not words.startswith(own))
+        return replace(self.largest, details=tuple(kept))
 
     @property
     def in_bits(self) -> bool:
@@ -149,8 +149,8 @@ def _table(series: Series) -> Table:
     seeds = sorted({cell.seed for s in series.sections.values() for cell in s.cells})
     sheet = [f"seeds: {', '.join(map(str, seeds))}; not all at every number"]
     named = series.named
-    detail = ", ".join(filter(None, [named.detail, f"by {series.setting}"]))
-    return Table(replace(named, detail=detail).title, sheet, columns, rows, notes)
+    titled = replace(named, details=(*named.details, f"by {series.setting}"))
+    return Table(titled.title, sheet, columns, rows, notes)
 
 
 def _mean(series: Series, row: Row) -> str:

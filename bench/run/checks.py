@@ -20,6 +20,7 @@ from bench.run.inputs import (
     check_number,
     check_text,
     check_whole,
+    is_whole,
 )
 from bench.run.schedule import SCHEDULES
 
@@ -96,7 +97,7 @@ def analysis(settings: Mapping[str, Any]) -> None:
         check_number("analysis.target_loss", settings["target_loss"])
     check_list("analysis.rank_cuts", settings["rank_cuts"], "whole numbers")
     for rank in settings["rank_cuts"]:
-        if not _is_whole(rank) or rank < 1:
+        if not is_whole(rank) or rank < 1:
             raise UserError(
                 f"analysis.rank_cuts holds {rank}; ranks are whole numbers of at least 1."
             )
@@ -131,7 +132,7 @@ def trainer(settings: Mapping[str, Any]) -> None:
                 f"{' | '.join(OptimizerNames)}."
             )
     for key in COUNTS:
-        if not _is_whole(settings[key]) or settings[key] < 1:
+        if not is_whole(settings[key]) or settings[key] < 1:
             raise UserError(f"trainer.{key}={settings[key]} must be a whole number of at least 1.")
     for key in AMOUNTS:
         check_number(f"trainer.{key}", settings[key])
@@ -139,7 +140,7 @@ def trainer(settings: Mapping[str, Any]) -> None:
         check_number("trainer.max_grad_norm", settings["max_grad_norm"])
     for key in ("adam_beta1", "adam_beta2"):
         check_number(f"trainer.{key}", settings[key], below=1)
-    if not _is_whole(settings["checkpoint_every"]) or settings["checkpoint_every"] < 0:
+    if not is_whole(settings["checkpoint_every"]) or settings["checkpoint_every"] < 0:
         raise UserError(
             f"trainer.checkpoint_every={settings['checkpoint_every']} must be a whole number of "
             "steps, or 0 for none."
@@ -148,7 +149,7 @@ def trainer(settings: Mapping[str, Any]) -> None:
         check_flag(f"trainer.{key}", settings[key])
     check_list("trainer.score_steps", settings["score_steps"], "whole numbers")
     last = settings["max_steps"]
-    late = [s for s in settings["score_steps"] if not _is_whole(s) or not 1 <= s <= last]
+    late = [s for s in settings["score_steps"] if not is_whole(s) or not 1 <= s <= last]
     if late:
         raise UserError(
             f"trainer.score_steps holds {late[0]}, but the run has steps 1 to {last} "
@@ -162,7 +163,3 @@ def trainer(settings: Mapping[str, Any]) -> None:
             f"trainer.score_at_learned holds {wrong[0]}; shares of the first loss are above 0 and "
             "at most 1."
         )
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

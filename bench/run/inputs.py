@@ -12,9 +12,14 @@ LARGEST_SEED = 2**32 - 1  # of numpy's generator, which the libraries seed as we
 MOST_THREADS = 1024
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_whole(key: str, value: Any, low: int, high: int) -> None:
     """Raise UserError, with the key and the range, unless ``low`` <= value <= ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if not is_whole(value) or not low <= value <= high:
         raise UserError(f"{key}={value} must be a whole number from {low} to {high}.")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import suppress
 
 from omegaconf.errors import OmegaConfBaseException
 
@@ -140,8 +139,6 @@ def _run(ready: Cell, lease: leases.Lease, progress: Progress) -> records.Record
 
 def done_before(plan: Plan, record: records.Record, watcher: leases.Watcher) -> Outcome:
     """The outcome of a cell whose record is there; what its end left beside it is removed."""
-    with suppress(leases.Taken, UserError):  # a forced rerun that is at work needs it
-        leases.look(plan.lease, watcher)
+    if leases.remove_stale(plan.lease, watcher):  # else a forced rerun that is at work needs it
         tidy(plan)
-    leases.remove_stale(plan.lease, watcher)
     return of_record(plan.title, plan.command, record, fresh=False)

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from bench.errors import UserError, of_system
+from bench.errors import UserError, in_words
 from bench.run.build import build
 from bench.run.plan import Plan, done
 from bench.sweep import attempt, outcomes
@@ -120,7 +120,7 @@ MISTAKES = (*attempt.MISTAKES, HydraException, OSError)
 
 def refused(error: BaseException) -> int:
     """Say what is wrong with the command line, or the system with a file; the exit status."""
-    print(of_system(error) if isinstance(error, OSError) else _said(error), file=sys.stderr)
+    print(_said(error), file=sys.stderr)
     return outcomes.STATUS["refused"]
 
 
@@ -128,7 +128,7 @@ def _said(error: BaseException | None) -> str:
     """The error's words; Hydra wraps some in errors that say nothing."""
     while error is not None and not str(error).strip():
         error = error.__cause__ or error.__context__
-    return str(error)
+    return str(error) if error is None else in_words(error)
 
 
 def parser() -> argparse.ArgumentParser:

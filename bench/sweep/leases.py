@@ -211,11 +211,17 @@ def _unusable(path: Path, error: OSError) -> UserError:
     )
 
 
-def remove_stale(path: Path, watcher: Watcher) -> None:
-    """Remove a lease that outlived its owner, where the cell needs none any more."""
+def remove_stale(path: Path, watcher: Watcher) -> bool:
+    """Remove a lease that outlived its owner, where the cell needs none any more.
+
+    Whether there is no lease now.
+    """
     if path.exists():
-        with suppress(Taken, UserError):
+        try:
             acquire(path, watcher).release()
+        except (Taken, UserError):
+            return False
+    return True
 
 
 def _succeed(path: Path, content: Mapping[str, Any], chain: list[Seen]) -> int | None:

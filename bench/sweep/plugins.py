@@ -15,8 +15,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from bench.errors import UserError, of_system
-from bench.run.inputs import check_flag
+from bench.errors import UserError, in_words
+from bench.run.inputs import check_flag, is_whole
 from bench.sweep import outcomes
 
 
@@ -113,9 +113,8 @@ class SubmititLauncher(_GridLauncher):
 
 def refuse(error: UserError | OSError) -> None:
     """The sweep as a whole cannot be. Were the error raised, Hydra would print where it was."""
-    reason = str(of_system(error) if isinstance(error, OSError) else error)
     command = outcomes.command_line(sys.argv[1:])
-    outcomes.add(outcomes.Outcome("the sweep", "refused", reason, command, whole=True))
+    outcomes.add(outcomes.Outcome("the sweep", "refused", in_words(error), command, whole=True))
 
 
 # Whole numbers among the launchers' settings: the least that each may be, and whether null may be.
@@ -128,7 +127,7 @@ def check(settings: Mapping[str, Any]) -> None:
         value = settings.get(key, least)
         if value is None and may_be_null:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_whole(value) or value < least:
             raise UserError(
                 f"hydra.launcher.{key}={value} must be a whole number of at least {least}."
             )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import records
-from bench.errors import UserError, of_system, quiet
+from bench.errors import UserError, in_words, quiet
 from bench.records.files import holds_none
 from bench.sweep import leases
 
@@ -182,11 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         cells = survey(options.path)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(of_system(error), file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(in_words(error), file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps({"counts": counts(cells), "cells": [asdict(cell) for cell in cells]}))
