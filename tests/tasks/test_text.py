@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks import TaskError
-from tasks.corpora import CORPORA, PERMUTED, permuted, spread
+from tasks.corpora import CORPORA, HALF, PERMUTED, permuted, spread
 from tasks.docstrings import Document, held_out_documents
 from tasks.text import TextTask
 from tasks.uuid import UuidTask
@@ -38,6 +38,16 @@ def test_a_permutation_keeps_sizes_and_statistics_and_moves_letters() -> None:
     assert sorted(permuted(PERMUTED)) == sorted(PERMUTED)
     assert sum(a == b for a, b in zip(PERMUTED, permuted(PERMUTED), strict=True)) < 10
     assert permuted(text) == other
+
+
+def test_half_a_permutation_moves_no_other_letter() -> None:
+    text = "The quick brown fox jumps over 13 lazy dogs; SPHINX of black quartz"
+    other = permuted(text, HALF)
+    assert [b for a, b in zip(text, other, strict=True) if a not in HALF] == [
+        a for a in text if a not in HALF
+    ]
+    assert sorted(permuted(HALF, HALF)) == sorted(HALF)
+    assert sum(a == b for a, b in zip(HALF, permuted(HALF, HALF), strict=True)) < 3
 
 
 def test_a_spread_takes_from_all_over() -> None:
