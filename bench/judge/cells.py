@@ -18,6 +18,7 @@ import yaml
 
 from bench import records
 from bench.errors import UserError
+from bench.judge import fixed
 from bench.judge.parallel import mapped
 from bench.judge.result import Array, Result, Score, Spectrum
 from bench.records import identity
@@ -87,7 +88,23 @@ def collect(path: str | Path) -> Collection:
             f"{path}: no records here (files named <16 hex digits>.json). "
             "python -m bench makes them; its results_dir says where"
         )
-    return found
+    return _with_fixed(found)
+
+
+def _with_fixed(found: Collection) -> Collection:
+    """With what cells beside a cell tell of its data's seed."""
+    others = [*found.perturbed, *(cell for two in found.repeats for cell in two)]
+    changed = fixed.told(found.cells, others)
+
+    def now(cell: Result) -> Result:
+        return changed.get(id(cell), cell)
+
+    return replace(
+        found,
+        cells=[*map(now, found.cells)],
+        perturbed=[*map(now, found.perturbed)],
+        repeats=[(now(a), now(b)) for a, b in found.repeats],
+    )
 
 
 def _read(file: Path) -> tuple[Result | str, int]:

@@ -84,6 +84,7 @@ class Result:
     finished: str = ""
     cuts: dict[str, dict[str, float]] = field(default_factory=dict)  # by rank: metrics, see records
     what: Mapping[str, Any] = field(default_factory=dict)  # its identity
+    fixed: frozenset[tuple[str, ...]] = frozenset()  # seeds in it that do not follow its own
     processor: str = ""  # its instructions, where the record says
     perturbed: bool = False  # a repeat whose change means nothing: never a seed of its own
     examples: dict[str, dict[str, float]] = field(default_factory=dict)  # of others' tables
@@ -103,7 +104,7 @@ class Result:
     @cached_property
     def same(self) -> dict[str, Any]:
         """Its identity without the seed: equal for cells of one row."""
-        return identity.row(self.what)
+        return identity.row(self.what, self.fixed)
 
     @cached_property
     def row_key(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from bench.errors import UserError
@@ -60,20 +60,49 @@ def of_record(record: Record) -> dict[str, Any]:
     return identity(record["config"], stated | method["settings"], precision)
 
 
-def row(what: Mapping[str, Any]) -> dict[str, Any]:
+def row(what: Mapping[str, Any], fixed: Container[tuple[str, ...]] = frozenset()) -> dict[str, Any]:
     """An identity without the seed, and without what follows the seed.
 
-    In the form that is hashed, so that cells of one id are cells of one row.
+    In the form that is hashed, so that cells of one id are cells of one row. fixed: places of seeds
+    that follow none, though they are equal to the cell's.
     """
     seed = what.get("seed")
+    return _dropped(what, lambda place, value: value == seed and place not in fixed)
 
-    def unseeded(value: Any) -> Any:
+
+def without_seeds(what: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without any seed, followed or not."""
+    return _dropped(what, lambda place, value: True)
+
+
+def seeds(what: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """The seeds inside an identity's parts, by where they are: ("task", "seed")."""
+    found: dict[tuple[str, ...], Any] = {}
+
+    def noted(place: tuple[str, ...], value: Any) -> bool:
+        if len(place) > 1:
+            found[place] = value
+        return True
+
+    _dropped(what, noted)
+    return found
+
+
+def _dropped(
+    what: Mapping[str, Any], drop: Callable[[tuple[str, ...], Any], bool]
+) -> dict[str, Any]:
+    """Without the seeds, in any depth, of which `drop` says so by their place and value."""
+
+    def kept(value: Any, at: tuple[str, ...]) -> Any:
         if not isinstance(value, Mapping):
             return value
-        kept = {k: v for k, v in value.items() if not (k in SEEDS and v == seed)}
-        return {key: unseeded(item) for key, item in kept.items()}
+        return {
+            key: kept(item, (*at, key))
+            for key, item in value.items()
+            if not (key in SEEDS and drop((*at, key), item))
+        }
 
-    return dict(unseeded(canonical(what)))
+    return dict(kept(canonical(what), ()))
 
 
 def determining(settings: Mapping[str, Any]) -> dict[str, Any]:
