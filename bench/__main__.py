@@ -25,7 +25,10 @@ def app(cfg: DictConfig) -> None:
     """One cell; grids go through bench/sweep."""
     from bench.sweep.single import run  # heavy, after Hydra has refused what it can refuse
 
-    outcomes.add(run(cfg, outcomes.command_line(HydraConfig.get().overrides.task)))
+    known = HydraConfig.instance().cfg
+    assert known is not None
+    overrides = [*outcomes.searchpath(known), *known.hydra.overrides.task]
+    outcomes.add(run(cfg, outcomes.command_line(overrides)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

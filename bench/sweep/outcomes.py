@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from bench.records.redact import redact
 from bench.run import distributed
 
@@ -112,6 +114,16 @@ def experiments(root: Path) -> dict[str, list[str]]:
 def command_line(overrides: Sequence[str]) -> str:
     """The command for one cell, as one would type it in a shell."""
     return shlex.join([*distributed.starter(), "-m", "bench", *overrides])
+
+
+def searchpath(config: DictConfig) -> list[str]:
+    """The override that finds the configuration files of --config-dir and the like again."""
+    paths = [
+        "'" + f"{source.schema}://{source.path}".replace("'", r"\'") + "'"
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
+    ]
+    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
 
 
 def conclude() -> int:

@@ -60,7 +60,7 @@ class _GridLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         from bench.sweep.grid import compose_grid
 
-        found = [] if self.here else searchpath(self.config)
+        found = outcomes.searchpath(self.config)
         grid = [[*found, *overrides] for overrides in job_overrides]
         try:
             check(self.settings)
@@ -145,16 +145,6 @@ def refuse_another_config(config: DictConfig) -> None:
             f"--config-name={name} does not reach the jobs of a cluster. Put what that file says "
             "into an experiment or another group of files, which --config-dir may name."
         )
-
-
-def searchpath(config: DictConfig) -> list[str]:
-    """The override that makes a job find the configuration files of --config-dir and the like."""
-    paths = [
-        "'" + f"{source.schema}://{source.path}".replace("'", r"\'") + "'"
-        for source in config.hydra.runtime.config_sources
-        if source.provider == "command-line" or source.provider.startswith("hydra.searchpath")
-    ]
-    return [f"hydra.searchpath=[{','.join(paths)}]"] if paths else []
 
 
 def warn_of_auto(jobs: Sequence[Any]) -> None:

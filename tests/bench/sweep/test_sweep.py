@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -451,6 +452,21 @@ def test_a_task_finds_the_configuration_that_the_command_was_given(
     (cells,) = tmp_path.glob("runs/slurm/*/cells-1.jsonl")
     assert task.main([str(cells), "2"]) == 0
     assert [record["seed"] for record in records_of()] == [1]
+
+
+@pytest.mark.parametrize("grid", [[], ["-m"], ["-m", *PARALLEL]], ids=["one", "grid", "workers"])
+def test_the_command_of_a_record_finds_the_configuration_again(
+    run: Any, records_of: Any, tmp_path: Path, grid: list[str]
+) -> None:
+    folder = tmp_path / "it's mine, too"
+    (folder / "model").mkdir(parents=True)
+    tiny = (Path(__file__).resolve().parents[3] / "conf/model/tiny.yaml").read_text()
+    (folder / "model" / "own.yaml").write_text(tiny)
+    made = run(*grid, "model=own", "method=lora", "seed=1", "--config-dir", str(folder))
+    assert made.status == 0, made.err
+    (record,) = records_of()
+    again = run(*shlex.split(record["command"])[3:])
+    assert again.status == 0 and "1 done before" in again.out, again.err
 
 
 def test_a_forced_task_that_is_requeued_goes_on(
