@@ -13,15 +13,18 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from methods import FFT, AdapterLinear, AdapterMethod, ReMoRA, load_adapter
+from methods import FFT, AdapterLinear, AdapterMethod, Method, ReMoRA, load_adapter
 from methods.asylora import AsyLoRA
 from methods.base import adapted_layers
 from methods.contract import llama
 from methods.dora import DoRA
 from methods.lora import LoRA
+from methods.lora_plus import LoRAPlus
 from methods.mora import MoRA
+from methods.relora import ReLoRA
 from methods.sparse import Sparse
 from tests.methods.conftest import Shapes, inputs
 
@@ -245,6 +248,47 @@ def test_cuda_agrees_with_the_cpu(method: AdapterMethod) -> None:
     expected = {n: t.clone() for n, t in step(model, IDS).items()}
     found = step(model.cuda(), IDS.cuda())
     same({n: t.cpu() for n, t in found.items()}, expected, 1e-3)
+
+
+FAKE = FakeTensorMode()  # one for all: operators keep tables of indices by device
+# Sparse draws its places by `unique`, whose size nobody knows without numbers.
+PLACED: dict[str, Method] = {name: m for name, m in METHODS.items() if name != "sparse"} | {
+    "fft": FFT(learning_rate=1e-4),
+    "lora_plus": LoRAPlus(**SHARED),
+    "relora": ReLoRA(restart_every=2, restart_warmup=0, **SHARED),
+    "remora": ReMoRA(restart_every=2, restart_warmup=0, **SHARED),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("method", PLACED.values(), ids=PLACED)
+def test_nothing_is_made_on_another_device(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors without numbers tell devices apart, so that no GPU is needed to see a CPU's tensor."""
+    for draw in ("uniform_", "normal_"):  # a fake tensor would look for its device's generator
+        monkeypatch.setattr(Tensor, draw, lambda tensor, *_, **__: tensor)
+    model, method = llama(), copy.copy(method)
+    with FAKE:
+        for module in model.modules():
+            for name, p in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, nn.Parameter(torch.empty(p.shape, device="meta")))
+            for name, buffer in [*module.named_buffers(recurse=False)]:
+                setattr(module, name, torch.empty(buffer.shape, device="meta"))
+        method.attach(model)
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+        ids = torch.zeros(2, 12, dtype=torch.long, device="meta")
+        with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+            model.model.layers[0].self_attn.q_proj(torch.zeros(2, 32))
+        optimizer = torch.optim.AdamW(method.parameter_groups(model))
+        for number in range(1, 4):
+            model.train()(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            method.after_step(model, optimizer, number)
+        with torch.no_grad():
+            model.eval()(input_ids=ids, use_cache=False)
+            if isinstance(method, AdapterMethod):
+                assert {d.device.type for d in method.delta_weights(model).values()} == {"meta"}
+            method.merge(model)(input_ids=ids, use_cache=False)
 
 
 def test_in_evaluation_the_formed_weight_is_kept_until_something_changes(tmp_path) -> None:
