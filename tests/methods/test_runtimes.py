@@ -263,7 +263,7 @@ PLACED: dict[str, Method] = {name: m for name, m in METHODS.items() if name != "
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("method", PLACED.values(), ids=PLACED)
 def test_nothing_is_made_on_another_device(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors without numbers tell devices apart, so that no GPU is needed to see a CPU's tensor."""
+    """Tensors without numbers tell devices apart: a stray one is seen without a GPU."""
     for draw in ("uniform_", "normal_"):  # a fake tensor would look for its device's generator
         monkeypatch.setattr(Tensor, draw, lambda tensor, *_, **__: tensor)
     model, method = llama(), copy.copy(method)
