@@ -4,8 +4,9 @@
 #   scripts/gpu_check.sh [--wheels DIR] [--out DIR]     meant to take ten minutes; needs no network
 #   scripts/gpu_check.sh --rehearse [--out DIR]         the same steps on a CPU, at toy sizes
 #
-# The machine has torch (with CUDA), transformers and peft; the rest comes as wheels in DIR, which a
-# machine with a network has filled: pip download -d DIR -c constraints.txt . pytest setuptools wheel
+# The Python (PYTHON names it, else python3) has torch with CUDA, transformers and peft; the rest comes
+# as wheels in DIR, which a machine with a network has filled:
+# pip download -d DIR -c constraints.txt . pytest setuptools wheel
 # Runs the CUDA tests, bench.selfcheck, counts a layer's launches (count_calls.py), and times a layer
 # (time_adapters.py) and a whole step (time_training.py) for SmolLM2's and LLaMA-2 7B's shapes and a
 # random 1B model: bf16, eager and compiled (a few contestants), against peft's LoRA and DoRA. Results
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
         --wheels) wheels=${2:?--wheels needs a folder}; shift 2 ;;
         --out) out=${2:?--out needs a folder}; shift 2 ;;
         --rehearse) rehearse=yes; shift ;;
-        -h|--help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *) echo "unknown argument $1; see $0 --help" >&2; exit 2 ;;
     esac
 done
@@ -32,8 +33,12 @@ fi
 python=${PYTHON:-python3}
 if [ -n "$wheels" ]; then
     [ -d "$wheels" ] || { echo "--wheels $wheels: no such folder" >&2; exit 2; }
-    "$python" -m venv --system-site-packages .venv-gpu &&
-        .venv-gpu/bin/pip install --quiet --no-index --find-links "$wheels" pytest setuptools wheel &&
+    # What the given Python sees is seen here too, be it a system's or that of an environment.
+    "$python" -m venv .venv-gpu &&
+        "$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+            >"$(.venv-gpu/bin/python -c 'import site; print(site.getsitepackages()[0])')/outer.pth" &&
+        .venv-gpu/bin/pip install --quiet --no-index --find-links "$wheels" --upgrade \
+            pytest setuptools wheel &&
         .venv-gpu/bin/pip install --quiet --no-index --find-links "$wheels" \
             --no-build-isolation --editable . ||
         { echo "the wheels in $wheels are not enough; see above for what is missing" >&2; exit 2; }
