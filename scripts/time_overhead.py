@@ -1,10 +1,12 @@
 """What the harness adds to a cell's training: a whole cell against a bare loop of its arithmetic.
 
     python scripts/time_overhead.py --out results/cost
+    python scripts/time_overhead.py --steps 300 --out results/cost model=tiny
 
 Both load the model, tokenise the task, attach the method and take the same steps on batches of the
 same shapes. The cell is run as `python -m bench` runs it: claim, Trainer, curve, checkpoints, W&B
-offline, record; less the seconds of scoring that its record states.
+offline, record; less the seconds of scoring that its record states. On tiny a step costs little, so
+that what the harness adds is not lost among the seconds by which runs of one command differ.
 """
 
 from __future__ import annotations
@@ -110,13 +112,18 @@ def main() -> None:
             warmup=1,
         )
         cell = [a - b for a, b in zip(seconds["cell"], scoring[1:], strict=True)]
-    made = report(planned.title, options.steps, seconds["bare loop"], cell)
+    title = f"{planned.title} on {planned.config['model']['label']}"
+    made = report(title, options.steps, seconds["bare loop"], cell)
     print(made)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "overhead.md").write_text(HEAD + made + "\n")
+        model = planned.config["model"]["name"]
+        name = "overhead" if model == MODEL else f"overhead_{model}"
+        (options.out / f"{name}.md").write_text(HEAD + made + "\n")
 
 
+MODEL = "smollm2_135m_wheel"  # of the experiment
+FIVE_MINUTES = 300
 HEAD = """# What the harness adds to a cell
 
 Made by `python scripts/time_overhead.py`: a whole cell as `python -m bench` runs it (claim,
@@ -134,6 +141,7 @@ def report(title: str, steps: int, bare_loop: list[float], cell: list[float]) ->
         "cell, s": cell,
         "more, s": more,
         "more, % of the bare loop": [100 * a / b for a, b in zip(more, bare_loop, strict=True)],
+        "more, % of five minutes": [100 * a / FIVE_MINUTES for a in more],
     }
     about = (
         f"{steps} steps of {title}; {timing.processor()}, {torch.get_num_threads()} threads, "

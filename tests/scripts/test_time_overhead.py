@@ -11,3 +11,4 @@ def test_the_share_is_taken_within_a_round() -> None:
     assert "3 rounds" in text
     assert "| more, s | 0.3 | 0.1 to 0.4 |" in text
     assert "| more, % of the bare loop | 2.0 | 1.0 to 3.0 |" in text
+    assert "| more, % of five minutes | 0.1 | 0.0 to 0.1 |" in text
