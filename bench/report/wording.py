@@ -66,7 +66,16 @@ def effect(judgement: Judgement) -> tuple[str, str]:
     found = judgement.effect
     if found is None:
         return DASH, DASH
-    return f"{size(judgement, found.effect)} {unit(judgement)}".strip(), interval(judgement, found)
+    said = f"{size(judgement, found.effect)} {unit(judgement)}".strip()
+    return f"{said}{_beyond(judgement)}", interval(judgement, found)
+
+
+def _beyond(judgement: Judgement) -> str:
+    """Of a claim about a number: that the effect is counted from there on."""
+    bound = judgement.claim.b.value
+    if bound is None or judgement.claim.ratio:
+        return ""
+    return f" better than {amount(bound, judgement.unit)}"
 
 
 def interval(judgement: Judgement, found: Effect) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -114,6 +115,14 @@ def test_large_effects_are_written_out(value: float, said: str) -> None:
     """+998 [+981 to +1.01e+03] is no way to write an interval."""
     assert wording.size(judged(0.0, unit="B"), value) == said
     assert "e+" not in wording.amount(value, "B")
+
+
+def test_an_effect_counted_from_a_number_names_it() -> None:
+    """110 % lost, where a tenth was claimed, is 100 points better than that, not 100 % lost."""
+    judgement = judged(1.0, unit="fraction")
+    beside = replace(judgement, claim=replace(judgement.claim, b=Arm(value=0.1)))
+    assert wording.effect(judgement)[0] == "+100.0 points"
+    assert wording.effect(beside)[0] == "+100.0 points better than 10.0 points"
 
 
 def test_the_figure_of_trials_says_how_many_it_leaves_out() -> None:
