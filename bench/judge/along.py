@@ -134,10 +134,18 @@ def forgotten_at(a: Result, b: Result, metric: str, share: float) -> tuple[float
 
 
 def at(points: Sequence[tuple[float, float, Any]], level: float) -> float:
-    """What is forgotten where so much is learned."""
-    learned = sorted({point[0] for point in points})
-    forgotten = [float(np.mean([f for x, f, _ in points if x == at])) for at in learned]
+    """What is forgotten where so much is learned, at rates that one would take for it.
+
+    A rate at which less was learned and no less forgotten than at another is none of these.
+    """
+    worth = [p for p in points if not any(_beats(other, p) for other in points)]
+    learned = sorted({point[0] for point in worth})
+    forgotten = [float(np.mean([f for x, f, _ in worth if x == at])) for at in learned]
     return float(np.interp(level, learned, forgotten))
+
+
+def _beats(one: tuple[float, float, Any], other: tuple[float, float, Any]) -> bool:
+    return one[0] > other[0] and one[1] <= other[1]
 
 
 # ---------------------------------------------------------------------------- rates

@@ -10,7 +10,8 @@
                                   metric stays within a share of the best
     forgetting                    mean drop of general ability at the end
     forgetting_at_learned         the same along the run, at a share of what both arms learned
-    forgetting_at_equal_learning  the same at the end, between learning rates
+    forgetting_at_equal_learning  the same at the end, between the learning rates of an arm that one
+                                  would take: none at which another learned more and forgot less
     lost_by_cut                   share of a metric that is lost when delta W is cut to a rank
     singular_values_above_0.1     of delta W, a layer
     seconds_per_token             training time of a token

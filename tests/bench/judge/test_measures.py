@@ -151,3 +151,20 @@ def test_forgetting_at_equal_learning(tmp_path: Path, make: Make) -> None:
         records.write(record, tmp_path)
     (found,) = judge([claim(measure="forgetting_at_equal_learning")], collect(tmp_path))
     assert found.verdict == "cannot tell" and "unequal budgets, " in found.reason
+
+
+def test_a_rate_that_learns_less_and_forgets_more_is_none_that_one_would_take(
+    tmp_path: Path, make: Make
+) -> None:
+    """Of a's three rates the highest learned less than the middle one and forgot more than all."""
+    part = {"before": 0.5, "after": 0.4, "drop": 0.1, "n": 5, "unit": "fraction"}
+    ends = {"mora": ((0.4, 0.1), (0.8, 0.3), (0.6, 3.0)), "lora": ((0.3, 0.2), (0.6, 0.4))}
+    for method, rates in ends.items():
+        for seed in (1, 2, 3):
+            for i, (level, drop) in enumerate(rates):
+                forgetting = {"mean_drop": drop + 0.001 * seed, "parts": {"topics": part}}
+                made = make(method, rate=1e-3 * 2**i, seed=seed, final=level)
+                records.write(made | {"forgetting": forgetting}, tmp_path)
+    (found,) = judge([claim(measure="forgetting_at_equal_learning")], collect(tmp_path))
+    # at 0.6 learned: b has lost 0.4, a 0.2, half-way between 0.1 at 0.4 and 0.3 at 0.8
+    assert found.effect is not None and found.effect.effect == pytest.approx(0.2, abs=0.005)
