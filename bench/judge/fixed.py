@@ -31,7 +31,7 @@ def told(cells: Iterable[Result], others: Iterable[Result]) -> dict[int, Result]
 
 
 def _fixed(beside: Iterable[Result]) -> dict[Place, int]:
-    """Of cells that differ in their seeds alone: the places that all but one say are fixed."""
+    """Of cells that differ in their seeds alone: places where several seeds have one number."""
     values: dict[Place, dict[int, set[Any]]] = {}
     for cell in beside:
         for place, value in identity.seeds(cell.what).items():
