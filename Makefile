@@ -55,14 +55,6 @@ format: $(STAMP)  ## Format the code and apply the safe fixes
 	$(PY) -m ruff format .
 
 results: $(STAMP)  ## Make tables, figures and verdicts again from the committed records
-	@for records in results/*/records; do \
-		$(PY) -m bench.report "$$records" --out "$${records%/records}" || exit 1; \
-	done
-	@for records in $(wildcard results/study/*/records); do \
-		$(PY) -m bench.report "$$records" --claims --out "$${records%/records}" || exit 1; \
-	done
-	@if [ -d results/study ]; then \
-		$(PY) -m bench.report results/study --claims-only --out results/study; \
-	fi
+	$(PY) scripts/draw_results.py
 	$(PY) scripts/cost_report.py $(patsubst %/adapters.json,%,$(wildcard results/cost/adapters.json results/cost/*/adapters.json)) \
 		--break-even results/cost/break_even.md

@@ -34,7 +34,7 @@ python=${PYTHON:-python3}
 if [ -n "$wheels" ]; then
     [ -d "$wheels" ] || { echo "--wheels $wheels: no such folder" >&2; exit 2; }
     # What the given Python sees is seen here too, be it a system's or that of an environment.
-    "$python" -m venv .venv-gpu &&
+    "$python" -m venv --system-site-packages .venv-gpu &&
         "$python" -c 'import site; print(*site.getsitepackages(), sep="\n")' \
             >"$(.venv-gpu/bin/python -c 'import site; print(site.getsitepackages()[0])')/outer.pth" &&
         .venv-gpu/bin/pip install --quiet --no-index --find-links "$wheels" --upgrade \

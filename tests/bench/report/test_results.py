@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.slow
 def test_make_results_draws_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    """Every table, figure and verdict, in a second of one core for each fifteen records."""
+    """Every table, figure and verdict, in under two minutes of one core."""
     if shutil.which("make") is None:
         pytest.skip("no make here")
     shutil.copytree(
@@ -32,8 +32,7 @@ def test_make_results_draws_the_same_bytes(root: Path, tmp_path: Path) -> None:
     after = contents(tmp_path / "results")
     assert sorted(after.keys() ^ before.keys()) == []
     assert [str(path) for path in before if after[path] != before[path]] == []
-    drawn = sum(path.parent.name == "records" for path in before)
-    assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < drawn / 15
+    assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 120
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
