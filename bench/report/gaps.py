@@ -23,7 +23,7 @@ def trends(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 
 def figure(judgements: Sequence[Judgement]) -> Figure | None:
-    """A panel a comparison, one model's beside each other on one scale; up is where a is better."""
+    """A panel a comparison, beside each other on one scale; up is where a is better."""
     import matplotlib.pyplot as plt
 
     from bench.report.figures import STYLE, literal
@@ -31,6 +31,7 @@ def figure(judgements: Sequence[Judgement]) -> Figure | None:
     shown = trends(judgements)[:PANELS]
     if not shown:
         return None
+    alike = len({judgement.setting for judgement in shown}) == 1
     with plt.style.context(STYLE):
         drawn, grid = plt.subplots(
             1, len(shown), figsize=(1.4 + 4.6 * len(shown), 4.4), squeeze=False, sharey=True
@@ -50,10 +51,13 @@ def figure(judgements: Sequence[Judgement]) -> Figure | None:
             names = [f"{literal(task)}, {distance:g}" for distance, task, _ in judgement.gaps]
             axes.set_xticks(distances, names, rotation=30, ha="right", fontsize=8)
             a, b = judgement.arms
-            axes.set_title(f"{literal(f'{a} against {b}')}\n{_verdict(judgement)}", fontsize=9)
+            where = "" if alike else f"{literal(judgement.setting)}\n"
+            title = f"{where}{literal(f'{a} against {b}')}\n{_verdict(judgement)}"
+            axes.set_title(title, fontsize=9)
         unit = wording.unit(shown[0]) or shown[0].measured
         grid[0][0].set_ylabel(literal(f"{unit}: gap, first better →"))
-        drawn.suptitle(literal(shown[0].setting), fontsize=10)
+        if alike:
+            drawn.suptitle(literal(shown[0].setting), fontsize=10)
         drawn.supxlabel(
             "each task and its distance; point and bar: mean and interval over seeds\n"
             "dots: the seeds; dashed: the mean of their straight lines", fontsize=8,

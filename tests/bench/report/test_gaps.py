@@ -31,6 +31,17 @@ def test_a_figure_of_gaps_and_their_line() -> None:
     assert gaps.figure([judged(0.1)]) is None
 
 
+def test_panels_of_several_models_say_of_which() -> None:
+    other = replace(trend(), setting="3 tasks on another model, by distance")
+    drawn = gaps.figure([trend(), other])
+    assert drawn is not None and drawn.get_suptitle() == ""
+    assert [axes.get_title().split("\n")[0] for axes in drawn.axes] == [
+        trend().setting, "3 tasks on another model, by distance"
+    ]  # fmt: skip
+    alone = gaps.figure([other])
+    assert alone is not None and alone.get_suptitle() == "3 tasks on another model, by distance"
+
+
 def test_each_gap_is_told_in_words() -> None:
     said = wording.remarks(trend())
     assert any(line.startswith("Middle text (distance 2): +0.2") for line in said), said
